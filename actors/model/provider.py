@@ -1,0 +1,94 @@
+"""A configured provider, and what is published of its actor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from heliograph.actors.model.message import Channel
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class UnknownRule(StrEnum):
+    """What to do after an attempt without an answer."""
+
+    ASK = "ask"
+    RETRY = "retry"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRule:
+    """Takes only messages that match: any of `countries` (ISO 3166, SMS only), and any of `tags`, and any of
+    `categories`; an empty set asks nothing."""
+
+    countries: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    categories: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """One `[[providers]]` table, parsed. `rate` and `burst` are recipients over the whole cluster."""
+
+    name: str
+    kind: str
+    channel: Channel
+    priority: int
+    rate: float
+    burst: float
+    weight: int = 1
+    base_url: str | None = None
+    host: str | None = None
+    port: int | None = None
+    tls: str = "starttls"
+    sender: str | None = None
+    routes: RouteRule = RouteRule()
+    unknown: UnknownRule = UnknownRule.ASK
+    concurrency: int = 32
+    batch: int = 1
+    timeout_s: float = 10.0
+    credentials: Mapping[str, str] = field(default_factory=dict)  # never logged
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    until: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcedBreaker:
+    state: BreakerState  # OPEN or CLOSED
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls:
+    """What operators have said of one provider; kept in PostgreSQL, runs out by itself."""
+
+    provider: str
+    pause: Pause | None = None
+    forced: ForcedBreaker | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderReport:
+    """One supervisor's word on one of its providers, written with each heartbeat."""
+
+    name: str
+    breaker: BreakerState
+    breaker_since: datetime
+    breaker_until: datetime | None
+    effective_rate: float
+    in_flight: int
+    handled: int  # recipients handed over in the last 60 s
