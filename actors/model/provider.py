@@ -36,6 +36,19 @@ class RouteRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSettings:
+    """`failure_ratio` is reached by failures, or by calls slower than `slow_call_s`, of at least `minimum_calls`
+    within `window_s`; `window_s` and `minimum_calls` are each supervisor's own, the state is the cluster's."""
+
+    failure_ratio: float = 0.5
+    minimum_calls: int = 20
+    window_s: float = 30.0
+    slow_call_s: float = 5.0
+    open_for_s: float = 10.0
+    half_open_permits: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
     """One `[[providers]]` table, parsed. `rate` and `burst` are recipients over the whole cluster."""
 
@@ -56,7 +69,9 @@ class ProviderSettings:
     concurrency: int = 32
     batch: int = 1
     timeout_s: float = 10.0
-    credentials: Mapping[str, str] = field(default_factory=dict)  # never logged
+    breaker: BreakerSettings = BreakerSettings()
+    test_only: bool = False  # takes what test keys send, and nothing else
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,446 @@
+"""The ledger: the truth about every message. PostgreSQL, or its twin in memory.
+
+Rules that hold for every method:
+
+- Time is the ledger's own (PostgreSQL's `now()`; the twin's injected clock). Callers give and get *lengths*
+  (`due_in_s`), never moments to compare with their own clock. Moments in answers are UTC and for people.
+- Every change of state is guarded: what a method does not return as done did not happen.
+- All methods may be repeated after `LedgerDown` (COMMIT in doubt included) without doing harm.
+- A cancelled call leaves its connection to be thrown away; whether the statement took effect is unknown.
+- Errors: `LedgerDown` from any method; others where said.
+
+A message's stored state is never `sending`: it is `queued` (or `scheduled`) with an open *claim*, one narrow row,
+unique by message. A claim is the right to one call. The edges of policy.lifecycle are the only ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from heliograph.actors.model.access import ApiKey
+from heliograph.actors.model.attempt import Answer, Attempt, Settled
+from heliograph.actors.model.deadletter import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterGroup,
+    DryRun,
+    Operation,
+    OperationKind,
+)
+from heliograph.actors.model.message import Channel, Lane, Message, Reason, Standing, State, Tracked, WaitingFor
+from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
+
+# ------------------------------------------------------------------------------------------------ intake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyRecord:
+    """Known by (`key_id`, `route`, `key`) for 24 h. `fingerprint` is SHA-256 of the body's canonical JSON;
+    `status` and `body` are the answer as it will be given."""
+
+    key_id: str
+    route: str
+    key: str
+    fingerprint: bytes
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """One request's messages, committed whole or not at all. `states[i]` is where `messages[i]` is born:
+    `queued`, `scheduled` (due at its `send_at`) or `suppressed`."""
+
+    messages: tuple[Message, ...]
+    states: tuple[State, ...]
+    idempotency: tuple[IdempotencyRecord, ...] = ()
+    """At most one for a whole request; in a batch, one for each item that brought its own key (then the
+    batch is given as one Acceptance per such item)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The key was used before with the same body: nothing was stored, answer this."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key was used before with another body: nothing was stored."""
+
+
+class IntakeLedger(Protocol):
+    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
+        """Store all of `batch` in one commit; answers in its order. Returned means committed."""
+
+
+# ---------------------------------------------------------------------------------------------- delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A waiting message without an open claim. `due_in_s` <= 0: may be claimed now. `expires_in_s` <= 0: too late."""
+
+    tracked: Tracked
+    due_in_s: float
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """`hold_s` is send window + longest call + 1 s: how long the reaper keeps away from it."""
+
+    message_id: str
+    provider: str
+    hold_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    message_id: str
+    number: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Where a message goes when its attempt ends: the new standing, counters in full (the claim kept others away).
+
+    `state` is SENT, QUEUED (due in `due_in_s`), FAILED or EXPIRED; the last two file a dead letter under `cause`,
+    `code` and `detail`. `auto_retry_in_s` is when the dead-letter actor may try it again by itself.
+    """
+
+    state: State
+    due_in_s: float = 0.0
+    waiting_for: WaitingFor | None = None
+    waiting_provider: str | None = None
+    reason: Reason | None = None
+    counted: int = 0
+    unknowns: int = 0
+    throttled: int = 0
+    reclaims: int = 0
+    passes: int = 0
+    tried: tuple[str, ...] = ()
+    unsettled: int | None = None
+    unsettled_provider: str | None = None
+    cause: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    auto_retry_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The end of one claim. `answer` None: no call was made (the previous attempt was asked about instead); then no
+    attempt is logged. `settles` says what was learnt of an earlier unknown attempt: (number, what).
+    With `overdue_only` (the reaper) it does nothing unless the claim's time is over."""
+
+    message_id: str
+    number: int
+    provider: str
+    started_at: datetime
+    finished_at: datetime
+    answer: Answer | None
+    move: Move
+    settles: tuple[int, Settled] | None = None
+    overdue_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of a Finish. `state` is where the message is now; `applied` whether our claim was still open.
+
+    When it was not (the reaper closed it as unknown), the answer still counts as *late truth*: the attempt is
+    marked settled, and an accepted one moves a waiting or failed message to `sent` (`state` SENT, its dead letter
+    settled). Where a newer attempt is under way a mark stays on the message, and any Finish that would take it
+    anywhere but SENT goes to SENT instead. `due_in_s` is set when the message is queued again by this Finish.
+    """
+
+    message_id: str
+    state: State
+    applied: bool
+    due_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A claim whose time is over: its owner died, hangs, or is cut off."""
+
+    tracked: Tracked
+    number: int
+    provider: str
+    supervisor: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingHint:
+    message_id: str
+    lane: Lane
+    due_in_s: float
+    cursor: tuple[datetime, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """A queued message that nobody can take now: look at it again in `due_in_s`."""
+
+    message_id: str
+    due_in_s: float
+    waiting_for: WaitingFor
+    waiting_provider: str | None
+
+
+class DeliveryLedger(Protocol):
+    async def load(self, ids: Sequence[str]) -> list[Loaded]:
+        """Those of `ids` that wait (queued or scheduled) and have no open claim; others are left out."""
+
+    async def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
+        """Open a claim for each that waits, is due, not expired and unclaimed; the attempt's number is the message's
+        `attempts` + 1. What is not returned was not won."""
+
+    async def release(self, claims: Sequence[tuple[str, int]], *, supervisor: str) -> None:
+        """Give claims up unused: no attempt is counted, the number is used again. Only this supervisor's own."""
+
+    async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
+        """Close claims, log attempts, move messages, file dead letters: one commit. See `Finished`."""
+
+    async def overdue(self, limit: int) -> list[Overdue]:
+        """Claims past their hold, oldest first. Changes nothing: the reaper then calls `finish` with `overdue_only`."""
+
+    async def expire(self, limit: int) -> list[Tracked]:
+        """Move waiting, unclaimed messages past `expires_at` to EXPIRED, each with a dead letter."""
+
+    async def wake(self, ids: Sequence[str]) -> None:
+        """SCHEDULED to QUEUED for those that are due."""
+
+    async def park(self, parks: Sequence[Park]) -> None:
+        """Put off queued, unclaimed messages; they keep their counters."""
+
+    async def give_up(self, ids: Sequence[str], *, reason: Reason, cause: str, auto_retry_in_s: float | None) -> None:
+        """QUEUED to FAILED without an attempt, for waiting, unclaimed messages (no provider could ever take them)."""
+
+    async def waiting(self, lane: Lane, *, after: tuple[datetime, str] | None, limit: int) -> list[WaitingHint]:
+        """All waiting, unclaimed messages of a lane by (due_at, id), a page at a time: to fill an empty queue."""
+
+    async def touched_by(self, supervisor: str, *, limit: int) -> list[WaitingHint]:
+        """Waiting, unclaimed messages that this supervisor accepted or moved last: it may have owed their hints."""
+
+    async def due_count(self, lane: Lane, *, older_than_s: float, limit: int) -> int:
+        """How many waiting, unclaimed messages of the lane have been due for so long; counts to `limit` at most."""
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageView:
+    """A message as the API shows it. `standing.state` is SENDING where a claim is open; `attempts` in order, the
+    open one last. `archived`: it was found in the archive."""
+
+    message: Message
+    standing: Standing
+    attempts: tuple[Attempt, ...] = ()
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFilter:
+    state: State | None = None
+    channel: Channel | None = None
+    to: str | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class MessageLedger(Protocol):
+    """`tenant` None means every tenant's."""
+
+    async def get(self, message_id: str, *, tenant: str | None) -> MessageView:
+        """NotFound where there is none. Looks in the archive too."""
+
+    async def list(
+        self, wanted: MessageFilter, *, tenant: str | None, before: str | None, limit: int
+    ) -> list[MessageView]:
+        """Newest first (by id), those before `before`; without attempts. Hot tables only."""
+
+    async def cancel(self, message_id: str, *, tenant: str | None, supervisor: str) -> MessageView:
+        """SCHEDULED or QUEUED, unclaimed, to CANCELLED. Conflict once it is out of reach (names the state)."""
+
+
+# -------------------------------------------------------------------------------------------- dead letters
+
+
+class DeadLetterLedger(Protocol):
+    async def get(self, message_id: str, *, tenant: str | None) -> DeadLetter:
+        """NotFound where there is none. Archived ones included."""
+
+    async def list(
+        self, wanted: DeadLetterFilter, *, tenant: str | None, before: str | None, limit: int
+    ) -> list[DeadLetter]:
+        """Newest first by (created_at of the dead letter, id), those before the dead letter `before` (an id)."""
+
+    async def groups(self, wanted: DeadLetterFilter, *, tenant: str | None, limit: int) -> list[DeadLetterGroup]:
+        """By (cause, reason, code, provider, channel), largest first."""
+
+    async def counts(self) -> Mapping[Reason, int]:
+        """Open ones by reason."""
+
+    async def auto_retry(self, *, limit: int, supervisor: str, expires_after_s: float) -> list[WaitingHint]:
+        """Redrive open dead letters whose automatic retry is due; answers the hints to push."""
+
+
+class OperationLedger(Protocol):
+    """Redrive takes open and archived dead letters, refuses those with `max_redrives` behind them (`max_redrives`);
+    archive takes open ones; discard open and archived ones. Reasons for skipping: `not_found`, `redriven`,
+    `archived`, `discarded`, `settled`, `max_redrives`, `cancelled` (the operation was cancelled first)."""
+
+    async def dry_run(
+        self, kind: OperationKind, *, ids: Sequence[str] | None, wanted: DeadLetterFilter | None, tenant: str | None,
+        max_redrives: int,
+    ) -> DryRun: ...
+
+    async def create(
+        self, operation_id: str, kind: OperationKind, *, ids: Sequence[str] | None, wanted: DeadLetterFilter | None,
+        tenant: str | None, rate: float | None, reason: str | None, actor: str | None,
+    ) -> Operation:
+        """Fix the list of what it works on, now. An unknown id is an item that will be skipped as `not_found`."""
+
+    async def get(self, operation_id: str, *, tenant: str | None) -> Operation: ...
+
+    async def list(self, *, tenant: str | None, before: str | None, limit: int) -> list[Operation]: ...
+
+    async def cancel(self, operation_id: str, *, tenant: str | None) -> Operation:
+        """Items not yet worked on are skipped. Conflict when it is over."""
+
+    async def step(
+        self, *, limit: int, max_redrives: int, expires_after_s: float, supervisor: str
+    ) -> tuple[list[WaitingHint], float | None]:
+        """Work on up to `limit` items of one running operation that is due, in one commit. Any supervisor may.
+
+        A redriven message keeps its id, attempts and first time; goes to QUEUED, counters anew, `expires_at` =
+        now + `expires_after_s`, `redrives` + 1; an archived one is moved back to the hot tables. Obeys the
+        operation's `rate`. Answers the hints to push, and when to come again (None: nothing is running).
+        """
+
+
+# ------------------------------------------------------------------------------------------ keys, cluster
+
+
+class KeyLedger(Protocol):
+    async def create(self, key: ApiKey) -> None: ...
+
+    async def list(self) -> list[ApiKey]: ...
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """NotFound where there is none; revoking twice is no error."""
+
+    async def find(self, digest: bytes) -> ApiKey | None:
+        """The key with this digest, revoked or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A supervisor's row: `beats` rises each second while it lives; `ended` once it drained or was buried."""
+
+    supervisor: str
+    beats: int
+    ended: bool
+    roles: tuple[str, ...]
+    metrics_url: str | None
+    reports: tuple[ProviderReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Name of the lists in use, and the Redis server (`run_id`) that they were made on."""
+
+    name: str
+    run_id: str
+
+
+class ClusterLedger(Protocol):
+    async def join(self, supervisor: str, *, roles: Sequence[str], metrics_url: str | None) -> None: ...
+
+    async def beat(self, supervisor: str, reports: Sequence[ProviderReport]) -> list[Peer]:
+        """Raise our counter, publish our providers' reports, answer all rows not ended (ours too)."""
+
+    async def leave(self, supervisor: str) -> None:
+        """Mark a row ended: our own after a drain, or a dead one's after its hints were moved."""
+
+    async def peers(self) -> list[Peer]:
+        """All rows not ended."""
+
+    async def generation(self) -> Generation | None: ...
+
+    async def renew_generation(self, old: Generation | None, new: Generation) -> Generation:
+        """Compare and set; answers what is in force afterwards (new, or what another one set first)."""
+
+    async def controls(self) -> list[Controls]:
+        """What operators have said and has not run out."""
+
+    async def pause(self, provider: str, pause: Pause | None) -> None: ...
+
+    async def force_breaker(self, provider: str, forced: ForcedBreaker | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """`messages` counts what is not archived, for every channel and state, zeros too. `entered` counts entries into
+    a state since ever. `oldest_due_age_s` by lane, for what is due; None where nothing is. `drift` is messages
+    accepted minus messages found (hot, archived, deleted on schedule)."""
+
+    messages: Mapping[tuple[Channel, State], int]
+    entered: Mapping[tuple[Channel, State], int]
+    dead_letters: Mapping[Reason, int]
+    due: Mapping[Lane, int]
+    oldest_due_age_s: Mapping[Lane, float | None]
+
+
+class StatsLedger(Protocol):
+    async def census(self, *, count_to: int = 10_000) -> Census:
+        """Cheap at any size: counters kept by each commit; `due` counts to `count_to` at most."""
+
+    async def drift(self) -> int:
+        """Reads the rows themselves; its cost grows with the hot tables, so it is asked once a minute."""
+
+
+class RetentionLedger(Protocol):
+    async def archive(self, *, dead_letters_after_s: float, messages_after_s: float, limit: int) -> int:
+        """Move final messages (attempts and dead letter with them) to the archive's partitions; answers how many.
+        Dead letters that are open or redriven-and-final count by their own age, other messages by `updated_at`."""
+
+    async def strip_content(self, *, after_s: float, limit: int) -> int:
+        """Remove the bodies of final messages (no open dead letter) older than this."""
+
+    async def drop(self, *, after_s: float) -> list[str]:
+        """Drop archive partitions that are wholly older; answers their names."""
+
+    async def purge(self, *, limit: int) -> int:
+        """Remove idempotency records past 24 h, finished operations past 30 days, supervisors ended a day ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All of it, one adapter behind it."""
+
+    intake: IntakeLedger
+    delivery: DeliveryLedger
+    messages: MessageLedger
+    dead_letters: DeadLetterLedger
+    operations: OperationLedger
+    keys: KeyLedger
+    cluster: ClusterLedger
+    stats: StatsLedger
+    retention: RetentionLedger
