@@ -1,0 +1,1 @@
+"""Decisions, pure: no clock, no chance, no I/O inside; time and draws come in as arguments."""

@@ -11,14 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from heliograph.actors.model.provider import BreakerState
-
-
-@dataclass(frozen=True, slots=True)
-class BucketShape:
-    """`interval_s` between recipients and usable `burst`, as policy.bucket derives them from rate and burst."""
-
-    interval_s: float
-    burst: float
+from heliograph.actors.policy.bucket import BucketShape
 
 
 @dataclass(frozen=True, slots=True)

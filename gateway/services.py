@@ -1,0 +1,55 @@
+"""What the gateway needs of the rest: handed over by the supervisor, by fakes in tests. No actor is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+
+from prometheus_client import CollectorRegistry
+
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.message import Channel, Lane, Reason, State
+from heliograph.actors.model.settings import Config
+from heliograph.actors.ports.coordination import Coordination
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
+from heliograph.actors.policy.route import Router
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """At most a second old. `rates` (accepted, sent, failed) are per second over the last 60 s."""
+
+    messages: Mapping[tuple[Channel, State], int]
+    depth: Mapping[Lane, int]
+    oldest_age_s: Mapping[Lane, float | None]
+    dead_letters: Mapping[Reason, int]
+    rates: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of /readyz."""
+
+    ok: bool
+    detail: str
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """`accept` answers after the commit; raises MailboxFull (shed: 503 with Retry-After) and LedgerDown (503).
+    `coordination` is best effort here: the ledger's controls are the truth, and its QueueDown is ignored.
+    `config` holds secrets; `supervisor` is this process's id."""
+
+    supervisor: str
+    config: Config
+    ledger: Ledger
+    router: Router
+    coordination: Coordination
+    metrics: Metrics
+    registry: CollectorRegistry
+    accept: Callable[[Acceptance], Awaitable[Accepted | Replay | Mismatch]]
+    stats: Callable[[], Awaitable[Stats]]
+    readiness: Callable[[], Mapping[str, Check]]
+    draining: Callable[[], bool]
