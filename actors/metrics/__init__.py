@@ -1,0 +1,1 @@
+"""Every `heliograph_` metric, defined once."""
