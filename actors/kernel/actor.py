@@ -1,0 +1,253 @@
+"""An actor: one task that owns some state, and a mailbox that others may put messages in.
+
+Nobody else touches the state, so there are no locks. Closing the mailbox is the order to finish: the actor's
+`async for` ends once the mailbox is empty, the actor tidies up and returns. The mailbox belongs to the supervisor and
+outlives a crash: what waits in it is kept, what was in hand is gone. That is safe because the ledger, not memory,
+holds the promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+import trio
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.model.errors import HeliographError, MailboxFull
+
+M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
+R = TypeVar("R")
+
+
+class ActorStopped(HeliographError):
+    """The actor has been told to finish and takes no more messages."""
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTING = "resting"  # crashed; built anew after a pause
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A snapshot: `progress_at` is the last time the actor took a message or said that it got on."""
+
+    name: str
+    phase: Phase
+    depth: int
+    capacity: int
+    restarts: int
+    progress_at: datetime | None
+
+
+class Observer(Protocol):
+    """Told of what happens in the tree; makes metrics of it. Must not raise."""
+
+    def handled(self, name: str, duration_s: float) -> None: ...
+
+    def restarted(self, name: str) -> None: ...
+
+
+class Silent:
+    """The observer of those who do not look."""
+
+    def handled(self, name: str, duration_s: float) -> None:
+        pass
+
+    def restarted(self, name: str) -> None:
+        pass
+
+
+class Actor(Protocol[M]):
+    async def run(self, inbox: Inbox[M]) -> None:
+        """Work until the inbox ends. An `Exception` out of here is a crash; cancellation passes through."""
+
+
+class Reply(Generic[R]):
+    """Where one answer to one question goes. The asker may be gone: answering is then of no effect."""
+
+    __slots__ = ("_answered", "_error", "_value")
+
+    def __init__(self) -> None:
+        self._answered = trio.Event()
+        self._value: R | None = None
+        self._error: Exception | None = None
+
+    def send(self, value: R) -> None:
+        if not self._answered.is_set():
+            self._value = value
+            self._answered.set()
+
+    def fail(self, error: Exception) -> None:
+        if not self._answered.is_set():
+            self._error = error
+            self._answered.set()
+
+    async def wait(self) -> R:
+        await self._answered.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # set by send, whose type is R
+
+
+class Mailbox(Generic[M]):
+    """The channel of one actor, its counters, and the way in (`ref`)."""
+
+    def __init__(self, name: str, capacity: int, clock: Clock, observer: Observer | None = None) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.clock = clock
+        self.observer: Observer = observer or Silent()
+        self.phase = Phase.STARTING
+        self.restarts = 0
+        self.progress_at: datetime | None = None
+        self.closed = False
+        self._send: trio.MemorySendChannel[M]
+        self.receive: trio.MemoryReceiveChannel[M]
+        self._send, self.receive = trio.open_memory_channel[M](capacity)
+        self.ref: Ref[M] = Ref(self)
+
+    def close(self) -> None:
+        """The order to finish. What waits is still handled."""
+        self.closed = True
+        self._send.close()
+
+    async def put(self, message: M) -> None:
+        try:
+            await self._send.send(message)
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise ActorStopped(f"{self.name} takes no more messages") from error
+
+    def put_nowait(self, message: M) -> None:
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock as error:
+            raise MailboxFull(f"the mailbox of {self.name} is full ({self.capacity})") from error
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise ActorStopped(f"{self.name} takes no more messages") from error
+
+    @property
+    def depth(self) -> int:
+        return self.receive.statistics().current_buffer_used
+
+    def health(self) -> Health:
+        return Health(self.name, self.phase, self.depth, self.capacity, self.restarts, self.progress_at)
+
+
+class Ref(Generic[M]):
+    """All that other actors ever hold of an actor."""
+
+    __slots__ = ("_mailbox", "name")
+
+    def __init__(self, mailbox: Mailbox[M]) -> None:
+        self.name = mailbox.name
+        self._mailbox = mailbox
+
+    async def tell(self, message: M) -> None:
+        """Put a message in, waiting for room: this is the back-pressure. ActorStopped once it was told to finish."""
+        await self._mailbox.put(message)
+
+    def offer(self, message: M) -> bool:
+        """Put a message in if there is room; the caller decides what it means when there is none."""
+        try:
+            self._mailbox.put_nowait(message)
+        except (MailboxFull, ActorStopped):
+            return False
+        return True
+
+    async def ask(self, order: Callable[[Reply[R]], M], *, timeout_s: float) -> R:
+        """Put a question in and wait for its answer. MailboxFull at once where there is no room; the answerer's own
+        error where it fails; trio.TooSlowError after `timeout_s`, when whether it took effect is unknown."""
+        reply: Reply[R] = Reply()
+        self._mailbox.put_nowait(order(reply))
+        with trio.fail_after(timeout_s):
+            return await reply.wait()
+
+    def health(self) -> Health:
+        return self._mailbox.health()
+
+
+class Inbox(Generic[M]):
+    """An actor's side of its mailbox, for one incarnation: `async for message in inbox`."""
+
+    def __init__(self, mailbox: Mailbox[M]) -> None:
+        self._mailbox = mailbox
+        self._began_s: float | None = None
+        self.ready = trio.Event()
+
+    @property
+    def name(self) -> str:
+        return self._mailbox.name
+
+    @property
+    def closed(self) -> bool:
+        """Told to finish; messages may still wait."""
+        return self._mailbox.closed
+
+    @property
+    def depth(self) -> int:
+        return self._mailbox.depth
+
+    def started(self) -> None:
+        """Ready for work: the next child may start. Waiting for the first message says so too."""
+        self._mailbox.phase = Phase.RUNNING
+        self.ready.set()
+
+    def progressed(self) -> None:
+        """For work that no message begins: a turn is over. Times it as one message."""
+        mailbox = self._mailbox
+        mailbox.progress_at = mailbox.clock.now()
+        if self._began_s is not None:
+            mailbox.observer.handled(mailbox.name, mailbox.clock.boot_s() - self._began_s)
+            self._began_s = None
+
+    def began(self) -> None:
+        """A turn of work begins that no message began."""
+        self._began_s = self._mailbox.clock.boot_s()
+
+    def __aiter__(self) -> Inbox[M]:
+        return self
+
+    async def __anext__(self) -> M:
+        self._turn_over()
+        try:
+            message = await self._mailbox.receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        self._began_s = self._mailbox.clock.boot_s()
+        return message
+
+    async def receive(self, wait_s: float) -> M | None:
+        """The next message, or None after `wait_s` (then also when the mailbox is closed: look at `closed`)."""
+        self._turn_over()
+        message: M | None = None
+        with trio.move_on_after(wait_s):
+            try:
+                message = await self._mailbox.receive.receive()
+            except trio.EndOfChannel:
+                await trio.lowlevel.checkpoint()
+                return None
+        self._began_s = self._mailbox.clock.boot_s()
+        return message
+
+    def pile(self, most: int) -> list[M]:
+        """Whatever else waits already, up to `most`, without waiting: for work that is done in groups."""
+        taken: list[M] = []
+        receive = self._mailbox.receive.receive_nowait
+        while len(taken) < most:
+            try:
+                taken.append(receive())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+        return taken
+
+    def _turn_over(self) -> None:
+        if not self.ready.is_set():
+            self.started()
+        self.progressed()
