@@ -197,6 +197,33 @@ class Standing:
     unsettled_provider: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Where a message goes when its attempt ends: the new standing, counters in full (the claim kept others away).
+
+    `state` is SENT, QUEUED (due in `due_in_s`), FAILED or EXPIRED; the last two file a dead letter under `cause`,
+    `code` and `detail`. `auto_retry_in_s` is when the dead-letter actor may try it again by itself.
+    """
+
+    state: State
+    due_in_s: float = 0.0
+    waiting_for: WaitingFor | None = None
+    waiting_provider: str | None = None
+    reason: Reason | None = None
+    counted: int = 0
+    unknowns: int = 0
+    throttled: int = 0
+    reclaims: int = 0
+    passes: int = 0
+    tried: tuple[str, ...] = ()
+    unsettled: int | None = None
+    unsettled_provider: str | None = None
+    cause: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    auto_retry_in_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tracked:
     """A message together with its standing, as the ledger loads it."""

@@ -16,7 +16,7 @@ unique by message. A claim is the right to one call. The edges of policy.lifecyc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from heliograph.actors.model.deadletter import (
     Operation,
     OperationKind,
 )
-from heliograph.actors.model.message import Channel, Lane, Message, Reason, Standing, State, Tracked, WaitingFor
+from heliograph.actors.model.message import Channel, Lane, Message, Move, Reason, Standing, State, Tracked, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
 
 # ------------------------------------------------------------------------------------------------ intake
@@ -110,33 +110,6 @@ class Claimed:
     message_id: str
     number: int
     started_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """Where a message goes when its attempt ends: the new standing, counters in full (the claim kept others away).
-
-    `state` is SENT, QUEUED (due in `due_in_s`), FAILED or EXPIRED; the last two file a dead letter under `cause`,
-    `code` and `detail`. `auto_retry_in_s` is when the dead-letter actor may try it again by itself.
-    """
-
-    state: State
-    due_in_s: float = 0.0
-    waiting_for: WaitingFor | None = None
-    waiting_provider: str | None = None
-    reason: Reason | None = None
-    counted: int = 0
-    unknowns: int = 0
-    throttled: int = 0
-    reclaims: int = 0
-    passes: int = 0
-    tried: tuple[str, ...] = ()
-    unsettled: int | None = None
-    unsettled_provider: str | None = None
-    cause: str | None = None
-    code: str | None = None
-    detail: str | None = None
-    auto_retry_in_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,13 +280,26 @@ class OperationLedger(Protocol):
     `archived`, `discarded`, `settled`, `max_redrives`, `cancelled` (the operation was cancelled first)."""
 
     async def dry_run(
-        self, kind: OperationKind, *, ids: Sequence[str] | None, wanted: DeadLetterFilter | None, tenant: str | None,
+        self,
+        kind: OperationKind,
+        *,
+        ids: Sequence[str] | None,
+        wanted: DeadLetterFilter | None,
+        tenant: str | None,
         max_redrives: int,
     ) -> DryRun: ...
 
     async def create(
-        self, operation_id: str, kind: OperationKind, *, ids: Sequence[str] | None, wanted: DeadLetterFilter | None,
-        tenant: str | None, rate: float | None, reason: str | None, actor: str | None,
+        self,
+        operation_id: str,
+        kind: OperationKind,
+        *,
+        ids: Sequence[str] | None,
+        wanted: DeadLetterFilter | None,
+        tenant: str | None,
+        rate: float | None,
+        reason: str | None,
+        actor: str | None,
     ) -> Operation:
         """Fix the list of what it works on, now. An unknown id is an item that will be skipped as `not_found`."""
 
