@@ -1,4 +1,4 @@
-"""What provider actors tell the journal. Each of these ends one claim; none may be lost while the process lives."""
+"""What provider actors and the reaper tell the journal. Each of these ends one claim; none may be lost while the process lives."""
 
 from __future__ import annotations
 
@@ -46,7 +46,17 @@ class EarlierSettled:
     settled_number: int
 
 
-Ended = AttemptFinished | AttemptReleased | EarlierSettled
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptOverdue:
+    """Its owner did not end it in time (the reaper's word). Nothing happens where the owner was quicker."""
+
+    tracked: Tracked
+    number: int
+    provider: str
+    started_at: datetime
+
+
+Ended = AttemptFinished | AttemptReleased | EarlierSettled | AttemptOverdue
 
 
 class Journal(Protocol):

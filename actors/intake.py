@@ -1,0 +1,104 @@
+"""Intake: commits accepted messages in groups, and answers each request only after its commit.
+
+No timer gathers a group: whatever piled up during the last commit is the next group. Two writers overlap one's
+commit with the other's gathering. A request that is cancelled meanwhile is committed all the same; nobody is then
+told, which an idempotency key makes good.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+from heliograph.actors.kernel.actor import Inbox, Reply
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.errors import LedgerDown
+from heliograph.actors.model.message import Channel, State
+from heliograph.actors.ports.ledger import Acceptance, Accepted, IntakeLedger, Mismatch, Replay
+from heliograph.actors.ports.queue import Hint, Later
+
+log = structlog.get_logger()
+Announce = Callable[[Sequence[Hint], Sequence[Later]], None]
+"""Tell the relay of new work; never waits. What it cannot keep it finds in the ledger again."""
+
+WRITERS: Final = 2
+MOST_MESSAGES: Final = 1000
+COMMIT_LIMIT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    acceptance: Acceptance
+    reply: Reply[Accepted | Replay | Mismatch]
+
+
+class Intake:
+    def __init__(
+        self, ledger: IntakeLedger, announce: Announce, *, supervisor: str, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._ledger = ledger
+        self._announce = announce
+        self._supervisor = supervisor
+        self._clock = clock
+        self._entered = {(c, s): metrics.messages.labels(c, s) for c in Channel for s in State}
+
+    async def run(self, inbox: Inbox[Accept]) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(WRITERS):
+                nursery.start_soon(self._write, inbox)
+
+    async def _write(self, inbox: Inbox[Accept]) -> None:
+        async for first in inbox:
+            group = [first]
+            size = len(first.acceptance.messages)
+            while size < MOST_MESSAGES and (more := inbox.pile(1)):
+                group += more
+                size += len(more[0].acceptance.messages)
+            await self._commit(group)
+
+    async def _commit(self, group: Sequence[Accept]) -> None:
+        try:
+            with trio.move_on_after(COMMIT_LIMIT_S, shield=True) as limit:
+                results = await self._ledger.accept([a.acceptance for a in group], supervisor=self._supervisor)
+            if limit.cancelled_caught:
+                raise LedgerDown(f"no commit within {COMMIT_LIMIT_S:.0f} s")
+        except LedgerDown as error:
+            for accept in group:
+                accept.reply.fail(error)
+            return
+        except Exception as error:
+            if len(group) == 1:
+                group[0].reply.fail(error)
+                log.exception("intake.refused", error=type(error).__name__, exc_info=False)
+                return
+            # One request that the ledger chokes on must not take its neighbours along.
+            for accept in group:
+                await self._commit([accept])
+            return
+        self._count_and_announce(group, results)
+        for accept, result in zip(group, results, strict=True):
+            accept.reply.send(result)
+
+    def _count_and_announce(self, group: Sequence[Accept], results: Sequence[Accepted | Replay | Mismatch]) -> None:
+        hints: list[Hint] = []
+        later: list[Later] = []
+        entered: Counter[tuple[Channel, State]] = Counter()
+        for accept, result in zip(group, results, strict=True):
+            if not isinstance(result, Accepted):
+                continue
+            for message, state in zip(accept.acceptance.messages, accept.acceptance.states, strict=True):
+                entered[message.channel, state] += 1
+                if state is State.QUEUED:
+                    hints.append(Hint(message.id, message.lane))
+                elif state is State.SCHEDULED and message.send_at is not None:
+                    due_in_s = (message.send_at - self._clock.now()).total_seconds()
+                    later.append(Later(Hint(message.id, message.lane), max(0.0, due_in_s)))
+        for key, n in entered.items():
+            self._entered[key].inc(n)
+        if hints or later:
+            self._announce(hints, later)

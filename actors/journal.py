@@ -1,0 +1,216 @@
+"""The journal: writes what attempts came to, and where their messages go, in groups; then settles their hints.
+
+One commit holds all that piled up during the last one. Only after it are the hints dropped, put back at the head of
+their lanes (the next provider, at once), or delayed. While the ledger is away the outcomes stay here and the same
+group is tried until it lands: throwing answers away is what makes duplicates. The mailbox is bounded, and provider
+actors wait for room in it, so that what is kept cannot outgrow what was in the air. Only when the grace of a drain
+is over are outcomes given up; the reaper then closes those attempts as `unknown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import structlog
+import trio
+from heliograph.actors.kernel.actor import Inbox
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.attempt import Answer, Outcome, Settled
+from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
+from heliograph.actors.model.message import Channel, Move, Priority, State, Tracked
+from heliograph.actors.model.settings import DeadLetterSettings, DeliverySettings
+from heliograph.actors.policy.route import Router
+from heliograph.actors.policy.triage import Blocked, Situation, triage
+from heliograph.actors.ports.journal import (
+    AttemptFinished,
+    AttemptOverdue,
+    AttemptReleased,
+    EarlierSettled,
+    Ended,
+)
+from heliograph.actors.ports.ledger import DeliveryLedger, Finish, Finished
+from heliograph.actors.ports.queue import Hint, Later, Queue
+
+log = structlog.get_logger()
+MOST: Final = 500
+COMMIT_LIMIT_S: Final = 10.0
+OVERDUE: Final = Answer(
+    outcome=Outcome.UNKNOWN, code="no_answer", detail="The supervisor that made this attempt did not report its end."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSettings:
+    """`can_ask` names the providers that can tell what became of a call."""
+
+    delivery: DeliverySettings
+    dead_letters: DeadLetterSettings
+    can_ask: frozenset[str]
+
+
+class JournalActor:
+    def __init__(
+        self,
+        ledger: DeliveryLedger,
+        queue: Queue,
+        router: Router,
+        blocked: Callable[[], Mapping[str, Blocked]],
+        announce: Callable[[Sequence[Hint], Sequence[Later]], None],
+        *,
+        settings: JournalSettings,
+        supervisor: str,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._router = router
+        self._blocked = blocked
+        self._announce = announce
+        self._settings = settings
+        self._supervisor = supervisor
+        self._clock = clock
+        self._entered = {(c, s): metrics.messages.labels(c, s) for c in Channel for s in State}
+        self._delivered = {(c, p): metrics.delivery_duration.labels(c, p) for c in Channel for p in Priority}
+        self._metrics = metrics
+
+    async def run(self, inbox: Inbox[Ended]) -> None:
+        async for first in inbox:
+            await self._write([first, *inbox.pile(MOST - 1)])
+
+    async def _write(self, group: Sequence[Ended]) -> None:
+        releases = [e for e in group if isinstance(e, AttemptReleased)]
+        ended = {e.tracked.message.id: e for e in group if not isinstance(e, AttemptReleased)}
+        blocked = self._blocked()
+        finishes = [self._finish(e, blocked) for e in ended.values()]
+        finished = await self._commit(finishes, [(e.tracked.message.id, e.number) for e in releases])
+        self._count(ended, finishes, finished)
+        await self._settle(releases, ended, finished)
+
+    async def _commit(self, finishes: Sequence[Finish], releases: Sequence[tuple[str, int]]) -> list[Finished]:
+        """Until it lands. Each statement is shielded, so that it is either known or repeated; the waits between are
+        not, so that the end of a grace ends this."""
+        pause_s = 0.05
+        told = False
+        finished: list[Finished] = []
+        while True:
+            try:
+                with trio.move_on_after(COMMIT_LIMIT_S, shield=True) as limit:
+                    if finishes:
+                        finished = await self._ledger.finish(finishes, supervisor=self._supervisor)
+                    if releases:
+                        await self._ledger.release(releases, supervisor=self._supervisor)
+                if not limit.cancelled_caught:
+                    break
+            except LedgerDown as error:
+                if not told:
+                    log.warning("journal.waits", outcomes=len(finishes), error=str(error))
+                    told = True
+            await trio.sleep(pause_s * (0.5 + self._clock.random.random()))
+            pause_s = min(1.0, pause_s * 2)
+        if told:
+            log.info("journal.landed", outcomes=len(finishes))
+        return finished
+
+    def _finish(
+        self, ended: AttemptFinished | EarlierSettled | AttemptOverdue, blocked: Mapping[str, Blocked]
+    ) -> Finish:
+        answer: Answer | None
+        settles: tuple[int, Settled] | None = None
+        match ended:
+            case AttemptFinished():
+                answer, settles, finished_at = ended.answer, ended.settles, ended.finished_at
+                move = self._judge(
+                    ended.tracked, ended.number, ended.provider, answer, blocked, internal=ended.internal
+                )
+            case AttemptOverdue():
+                answer, finished_at = OVERDUE, self._clock.now()
+                move = self._judge(ended.tracked, ended.number, ended.provider, answer, blocked, reclaimed=True)
+            case EarlierSettled():
+                answer, finished_at = None, self._clock.now()
+                settles = (ended.settled_number, Settled.ACCEPTED)
+                standing = ended.tracked.standing
+                move = Move(state=State.SENT, counted=standing.counted, unknowns=standing.unknowns)
+            case _ as never:
+                assert_never(never)
+        return Finish(
+            message_id=ended.tracked.message.id,
+            number=ended.number,
+            provider=ended.provider,
+            started_at=ended.started_at,
+            finished_at=finished_at,
+            answer=answer,
+            move=move,
+            settles=settles,
+            overdue_only=isinstance(ended, AttemptOverdue),
+        )
+
+    def _judge(
+        self, tracked: Tracked, number: int, provider: str, answer: Answer, blocked: Mapping[str, Blocked],
+        *, internal: bool = False, reclaimed: bool = False,
+    ) -> Move:  # fmt: skip
+        if answer.outcome is Outcome.ACCEPTED:  # by far the most
+            return Move(state=State.SENT, counted=tracked.standing.counted + 1, unknowns=tracked.standing.unknowns)
+        settings = self._router.settings[provider]
+        situation = Situation(
+            standing=tracked.standing,
+            priority=tracked.message.priority,
+            number=number,
+            provider=provider,
+            answer=answer,
+            candidates=self._router.candidates(tracked.message).names,
+            blocked=blocked,
+            unknown=settings.unknown,
+            can_ask=provider in self._settings.can_ask,
+            expires_in_s=(tracked.standing.expires_at - self._clock.now()).total_seconds(),
+            draw=self._clock.random.random(),
+            internal=internal,
+            reclaimed=reclaimed,
+        )
+        return triage(situation, self._settings.delivery, self._settings.dead_letters.auto_retry_s)
+
+    def _count(
+        self,
+        ended: Mapping[str, AttemptFinished | EarlierSettled | AttemptOverdue],
+        finishes: Sequence[Finish],
+        finished: Sequence[Finished],
+    ) -> None:
+        now = self._clock.now()
+        for finish, result in zip(finishes, finished, strict=True):
+            message = ended[finish.message_id].tracked.message
+            if result.applied or result.state is State.SENT:
+                self._entered[message.channel, result.state].inc()
+            if result.state is State.SENT:
+                waited_s = (now - message.created_at).total_seconds()
+                self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
+            if finish.settles is not None:
+                self._metrics.unknown_settled.labels(finish.provider, "asked").inc()
+            elif not result.applied and finish.answer is not None and not finish.overdue_only:
+                self._metrics.unknown_settled.labels(finish.provider, "late").inc()
+
+    async def _settle(
+        self,
+        releases: Sequence[AttemptReleased],
+        ended: Mapping[str, AttemptFinished | EarlierSettled | AttemptOverdue],
+        finished: Sequence[Finished],
+    ) -> None:
+        done = [r.message_id for r in finished] + [e.tracked.message.id for e in releases]
+        again = [Hint(e.tracked.message.id, e.tracked.message.lane) for e in releases]
+        later: list[Later] = []
+        for result in finished:
+            if result.due_in_s is None:
+                continue
+            hint = Hint(result.message_id, ended[result.message_id].tracked.message.lane)
+            if result.due_in_s <= 0:
+                again.append(hint)
+            else:
+                later.append(Later(hint, result.due_in_s))
+        try:
+            await self._queue.settle(done, again=again, later=later)
+        except (QueueDown, StaleGeneration):
+            # The relay keeps what it can and finds the rest in the ledger; what stays in hand, the sweep puts back.
+            if again or later:
+                self._announce(again, later)

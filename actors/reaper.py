@@ -1,0 +1,53 @@
+"""The reaper: a claim whose time is over belonged to an owner that died, hangs or is cut off.
+
+It tells the journal, which closes the attempt as `unknown` (nobody can say whether the call was made) and lets the
+message go on as its provider's `unknown` rule says. Every supervisor looks about once a second; the ledger lets one
+of them win. After an outage of the ledger it holds still for a while, so that owners can land the answers they kept.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from heliograph.actors.kernel.actor import Inbox
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.model.errors import LedgerDown
+from heliograph.actors.ports.journal import AttemptOverdue, Journal
+from heliograph.actors.ports.ledger import DeliveryLedger
+
+log = structlog.get_logger()
+EVERY_S: Final = 1.0
+AFTER_OUTAGE_S: Final = 5.0
+MOST: Final = 200
+
+
+class Reaper:
+    def __init__(self, ledger: DeliveryLedger, journal: Journal, clock: Clock) -> None:
+        self._ledger = ledger
+        self._journal = journal
+        self._clock = clock
+
+    async def run(self, inbox: Inbox[None]) -> None:
+        wait_s = EVERY_S
+        while True:
+            await inbox.receive(wait_s * (0.5 + self._clock.random.random()))
+            if inbox.closed:
+                return
+            inbox.began()
+            try:
+                overdue = await self._ledger.overdue(MOST)
+            except LedgerDown:
+                wait_s = AFTER_OUTAGE_S
+                continue
+            for each in overdue:
+                log.warning(
+                    "attempt.overdue", message_id=each.tracked.message.id, number=each.number, provider=each.provider,
+                    owner=each.supervisor,
+                )  # fmt: skip
+                await self._journal.tell(
+                    AttemptOverdue(
+                        tracked=each.tracked, number=each.number, provider=each.provider, started_at=each.started_at
+                    )
+                )
+            wait_s = 0.1 if len(overdue) == MOST else EVERY_S
