@@ -65,11 +65,8 @@ class Intake:
         try:
             with trio.move_on_after(COMMIT_LIMIT_S, shield=True) as limit:
                 results = await self._ledger.accept([a.acceptance for a in group], supervisor=self._supervisor)
-            if limit.cancelled_caught:
-                raise LedgerDown(f"no commit within {COMMIT_LIMIT_S:.0f} s")
         except LedgerDown as error:
-            for accept in group:
-                accept.reply.fail(error)
+            _fail(group, error)
             return
         except Exception as error:
             if len(group) == 1:
@@ -79,6 +76,9 @@ class Intake:
             # One request that the ledger chokes on must not take its neighbours along.
             for accept in group:
                 await self._commit([accept])
+            return
+        if limit.cancelled_caught:
+            _fail(group, LedgerDown(f"no commit within {COMMIT_LIMIT_S:.0f} s"))
             return
         self._count_and_announce(group, results)
         for accept, result in zip(group, results, strict=True):
@@ -102,3 +102,8 @@ class Intake:
             self._entered[key].inc(n)
         if hints or later:
             self._announce(hints, later)
+
+
+def _fail(group: Sequence[Accept], error: Exception) -> None:
+    for accept in group:
+        accept.reply.fail(error)

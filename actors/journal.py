@@ -20,7 +20,7 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.attempt import Answer, Outcome, Settled
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
-from heliograph.actors.model.message import Channel, Move, Priority, State, Tracked
+from heliograph.actors.model.message import Channel, Move, Priority, State
 from heliograph.actors.model.settings import DeadLetterSettings, DeliverySettings
 from heliograph.actors.policy.route import Router
 from heliograph.actors.policy.triage import Blocked, Situation, triage
@@ -40,6 +40,9 @@ COMMIT_LIMIT_S: Final = 10.0
 OVERDUE: Final = Answer(
     outcome=Outcome.UNKNOWN, code="no_answer", detail="The supervisor that made this attempt did not report its end."
 )
+
+
+Closing = AttemptFinished | EarlierSettled | AttemptOverdue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +85,24 @@ class JournalActor:
             await self._write([first, *inbox.pile(MOST - 1)])
 
     async def _write(self, group: Sequence[Ended]) -> None:
+        """In rounds that name no message twice: a late answer and its successor may arrive together."""
+        while group:
+            now: dict[str, Ended] = {}
+            next_round: list[Ended] = []
+            for each in group:
+                if now.setdefault(each.tracked.message.id, each) is not each:
+                    next_round.append(each)
+            await self._write_round(list(now.values()))
+            group = next_round
+
+    async def _write_round(self, group: Sequence[Ended]) -> None:
         releases = [e for e in group if isinstance(e, AttemptReleased)]
-        ended = {e.tracked.message.id: e for e in group if not isinstance(e, AttemptReleased)}
+        ended = [e for e in group if not isinstance(e, AttemptReleased)]
         blocked = self._blocked()
-        finishes = [self._finish(e, blocked) for e in ended.values()]
+        finishes = [self._finish(e, blocked) for e in ended]
         finished = await self._commit(finishes, [(e.tracked.message.id, e.number) for e in releases])
         self._count(ended, finishes, finished)
-        await self._settle(releases, ended, finished)
+        await self._settle(releases, ended, finishes, finished)
 
     async def _commit(self, finishes: Sequence[Finish], releases: Sequence[tuple[str, int]]) -> list[Finished]:
         """Until it lands. Each statement is shielded, so that it is either known or repeated; the waits between are
@@ -99,10 +113,10 @@ class JournalActor:
         while True:
             try:
                 with trio.move_on_after(COMMIT_LIMIT_S, shield=True) as limit:
-                    if finishes:
-                        finished = await self._ledger.finish(finishes, supervisor=self._supervisor)
                     if releases:
                         await self._ledger.release(releases, supervisor=self._supervisor)
+                    if finishes:
+                        finished = await self._ledger.finish(finishes, supervisor=self._supervisor)
                 if not limit.cancelled_caught:
                     break
             except LedgerDown as error:
@@ -128,7 +142,7 @@ class JournalActor:
                 )
             case AttemptOverdue():
                 answer, finished_at = OVERDUE, self._clock.now()
-                move = self._judge(ended.tracked, ended.number, ended.provider, answer, blocked, reclaimed=True)
+                move = self._judge(ended, answer, blocked, reclaimed=True)
             case EarlierSettled():
                 answer, finished_at = None, self._clock.now()
                 settles = (ended.settled_number, Settled.ACCEPTED)
@@ -149,16 +163,22 @@ class JournalActor:
         )
 
     def _judge(
-        self, tracked: Tracked, number: int, provider: str, answer: Answer, blocked: Mapping[str, Blocked],
-        *, internal: bool = False, reclaimed: bool = False,
-    ) -> Move:  # fmt: skip
+        self,
+        ended: AttemptFinished | AttemptOverdue,
+        answer: Answer,
+        blocked: Mapping[str, Blocked],
+        *,
+        internal: bool = False,
+        reclaimed: bool = False,
+    ) -> Move:
+        tracked, provider = ended.tracked, ended.provider
         if answer.outcome is Outcome.ACCEPTED:  # by far the most
             return Move(state=State.SENT, counted=tracked.standing.counted + 1, unknowns=tracked.standing.unknowns)
         settings = self._router.settings[provider]
         situation = Situation(
             standing=tracked.standing,
             priority=tracked.message.priority,
-            number=number,
+            number=ended.number,
             provider=provider,
             answer=answer,
             candidates=self._router.candidates(tracked.message).names,
@@ -174,13 +194,13 @@ class JournalActor:
 
     def _count(
         self,
-        ended: Mapping[str, AttemptFinished | EarlierSettled | AttemptOverdue],
+        ended: Sequence[Closing],
         finishes: Sequence[Finish],
         finished: Sequence[Finished],
     ) -> None:
         now = self._clock.now()
-        for finish, result in zip(finishes, finished, strict=True):
-            message = ended[finish.message_id].tracked.message
+        for end, finish, result in zip(ended, finishes, finished, strict=True):
+            message = end.tracked.message
             if result.applied or result.state is State.SENT:
                 self._entered[message.channel, result.state].inc()
             if result.state is State.SENT:
@@ -194,20 +214,23 @@ class JournalActor:
     async def _settle(
         self,
         releases: Sequence[AttemptReleased],
-        ended: Mapping[str, AttemptFinished | EarlierSettled | AttemptOverdue],
+        ended: Sequence[Closing],
+        finishes: Sequence[Finish],
         finished: Sequence[Finished],
     ) -> None:
-        done = [r.message_id for r in finished] + [e.tracked.message.id for e in releases]
+        done = [e.tracked.message.id for e in (*releases, *ended)]
         again = [Hint(e.tracked.message.id, e.tracked.message.lane) for e in releases]
         later: list[Later] = []
-        for result in finished:
-            if result.due_in_s is None:
+        for end, finish, result in zip(ended, finishes, finished, strict=True):
+            if result.state is not State.QUEUED or finish.move.state is not State.QUEUED:
                 continue
-            hint = Hint(result.message_id, ended[result.message_id].tracked.message.lane)
-            if result.due_in_s <= 0:
+            # Not applied may mean that the first of two tries landed: a doubled hint does no harm, a missing one does.
+            due_in_s = finish.move.due_in_s if result.due_in_s is None else result.due_in_s
+            hint = Hint(result.message_id, end.tracked.message.lane)
+            if due_in_s <= 0:
                 again.append(hint)
             else:
-                later.append(Later(hint, result.due_in_s))
+                later.append(Later(hint, due_in_s))
         try:
             await self._queue.settle(done, again=again, later=later)
         except (QueueDown, StaleGeneration):
