@@ -88,12 +88,8 @@ class JournalActor:
         """In rounds that name no message twice: a late answer and its successor may arrive together."""
         while group:
             now: dict[str, Ended] = {}
-            next_round: list[Ended] = []
-            for each in group:
-                if now.setdefault(each.tracked.message.id, each) is not each:
-                    next_round.append(each)
+            group = [each for each in group if now.setdefault(each.tracked.message.id, each) is not each]
             await self._write_round(list(now.values()))
-            group = next_round
 
     async def _write_round(self, group: Sequence[Ended]) -> None:
         releases = [e for e in group if isinstance(e, AttemptReleased)]

@@ -1,0 +1,297 @@
+"""A dispatcher: takes hints of one channel, loads and routes their messages, claims them, hands them over.
+
+It takes only what some provider has room for, so that hints which cannot be worked on stay in Redis, where another
+supervisor, or a more urgent message, can have its turn. Several batches may be on their way at once; each is one
+take, one load, one claim. A message that no provider can take now is put off; that costs it no attempt.
+
+Where a group of equal providers has one that could be asked but has no room, the message waits for it rather than go
+to a lower group: a full limiter is no fault, and lower groups are for faults.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import structlog
+import trio
+from heliograph.actors.kernel.actor import ActorStopped, Inbox, Ref
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
+from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
+from heliograph.actors.model.provider import UnknownRule
+from heliograph.actors.model.settings import DeliverySettings
+from heliograph.actors.policy.causes import cause_of
+from heliograph.actors.policy.route import Candidates, Router, order
+from heliograph.actors.policy.triage import next_auto_retry
+from heliograph.actors.ports.board import Board
+from heliograph.actors.ports.handover import Deliver, ProviderMessage
+from heliograph.actors.ports.ledger import ClaimRequest, DeliveryLedger, Loaded, Park
+from heliograph.actors.ports.queue import Hint, Later, Queue
+
+log = structlog.get_logger()
+MOST: Final = 256
+BATCHES: Final = 3
+WAIT_S: Final = 1.0
+FULL_S: Final = 0.25
+"""How long a hint is put off whose provider has no room just now."""
+OUTAGE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Every provider of the route is stopped; the first may be asked again in `for_s`."""
+
+    for_s: float
+    why: WaitingFor
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """No provider could ever take it, or its provider's rule forbids another call."""
+
+    reason: Reason
+    detail: str
+
+
+Choice = Take | NoRoom | Blocked | Hopeless
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        channel: Channel,
+        queue: Queue,
+        ledger: DeliveryLedger,
+        router: Router,
+        board: Board,
+        providers: Mapping[str, Ref[ProviderMessage]],
+        longest_call_s: Mapping[str, float],
+        *,
+        delivery: DeliverySettings,
+        auto_retry_s: Sequence[float],
+        supervisor: str,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._ledger = ledger
+        self._router = router
+        self._board = board
+        self._providers = providers
+        self._hold_s = {n: delivery.send_window_s + s + 1.0 for n, s in longest_call_s.items()}
+        self._delivery = delivery
+        self._auto_retry_s = auto_retry_s
+        self._supervisor = supervisor
+        self._clock = clock
+        self._sending = metrics.messages.labels(channel, State.SENDING)
+        self._failed = metrics.messages.labels(channel, State.FAILED)
+        self._unplaced: Counter[Priority] = Counter()
+        self._names = [p.name for p in router.settings.values() if p.channel is channel]
+        self._down = False
+
+    async def run(self, inbox: Inbox[None]) -> None:
+        inbox.started()
+        slots = trio.Semaphore(BATCHES)
+        async with trio.open_nursery() as batches:
+            while not inbox.closed:
+                await slots.acquire()
+                inbox.began()
+                hints = await self._take()
+                inbox.progressed()
+                if not hints:
+                    slots.release()
+                    continue
+                for hint in hints:
+                    self._unplaced[hint.lane.priority] += 1
+                batches.start_soon(self._place, hints, slots)
+
+    async def _take(self) -> list[Hint]:
+        room = self._room()
+        if not any(room.values()):
+            with trio.move_on_after(WAIT_S):
+                await self._board.changed()
+            return []
+        try:
+            hints = await self._queue.take(
+                self._channel, room, most=MOST, bulk_share=self._delivery.bulk_share, wait_s=WAIT_S
+            )
+        except (QueueDown, StaleGeneration) as error:
+            self._outage("queue", error)
+            await trio.sleep(OUTAGE_S * self._clock.random.random())
+            return []
+        return hints
+
+    def _room(self) -> dict[Priority, int]:
+        now_s = self._clock.boot_s()
+        desks = [desk for name in self._names if (desk := self._board.desk(name)).blocked(now_s) is None]
+        return {p: max(0, sum(desk.room(p) for desk in desks) - self._unplaced[p]) for p in Priority}
+
+    async def _place(self, hints: Sequence[Hint], slots: trio.Semaphore) -> None:
+        """One batch on its way. Cancelled in the middle (a hard stop), its hints stay in hand: the supervisor's
+        death moves them, and the claims it opened are overdue soon."""
+        try:
+            await self._load_and_claim(hints)
+            self._down = False
+        except LedgerDown as error:
+            self._outage("ledger", error)
+            await trio.sleep(OUTAGE_S * (1 + self._clock.random.random()))
+            await self._give_back(hints)
+        finally:
+            for hint in hints:
+                self._unplaced[hint.lane.priority] -= 1
+            slots.release()
+
+    async def _load_and_claim(self, hints: Sequence[Hint]) -> None:
+        lanes = {hint.message_id: hint.lane for hint in hints}
+        loaded = await self._ledger.load(list(lanes))
+        gone = set(lanes) - {each.tracked.message.id for each in loaded}
+        takes: dict[str, tuple[Loaded, str]] = {}
+        later: list[Later] = []
+        parks: list[Park] = []
+        hopeless: list[tuple[str, Hopeless, int]] = []
+        for each in loaded:
+            message_id = each.tracked.message.id
+            hint = Hint(message_id, lanes[message_id])
+            if each.expires_in_s <= 0:
+                gone.add(message_id)  # the scheduler ends it
+                continue
+            if each.due_in_s > 0:
+                later.append(Later(hint, each.due_in_s))
+                continue
+            match self._choose(each):
+                case Take(provider):
+                    self._board.desk(provider).enter(each.tracked.message.priority)
+                    takes[message_id] = (each, provider)
+                case NoRoom():
+                    later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
+                case Blocked(for_s, why, provider):
+                    wait_s = min(for_s, each.expires_in_s)
+                    parks.append(Park(message_id, wait_s, why, provider))
+                    later.append(Later(hint, wait_s))
+                case Hopeless() as end:
+                    hopeless.append((message_id, end, each.tracked.standing.redrives))
+                    gone.add(message_id)
+                case _ as never:
+                    assert_never(never)
+        if takes:
+            gone |= await self._claim(takes)
+        if parks:
+            await self._ledger.park(parks)
+        for message_id, end, redrives in hopeless:
+            await self._give_up(message_id, end, redrives)
+        if gone or later:
+            await self._settle([*gone, *(each.hint.message_id for each in later)], later)
+
+    async def _claim(self, takes: Mapping[str, tuple[Loaded, str]]) -> set[str]:
+        """Claim and hand over; answers those that were not won. The boot clock is read before the statement is sent:
+        whatever delays its answer shortens our right, never the others' patience."""
+        asked_s = self._clock.boot_s()
+        lost = set(takes)
+        try:
+            won = await self._ledger.claim(
+                [ClaimRequest(i, provider, self._hold_s[provider]) for i, (_, provider) in takes.items()],
+                supervisor=self._supervisor,
+            )
+            for claim in won:
+                loaded, provider = takes[claim.message_id]
+                lost.discard(claim.message_id)
+                deliver = Deliver(
+                    loaded.tracked,
+                    claim.number,
+                    claim.started_at,
+                    asked_s + self._delivery.send_window_s,
+                    asked_s + loaded.expires_in_s,
+                )
+                try:
+                    await self._providers[provider].tell(deliver)
+                except ActorStopped:  # draining: the claim was never used
+                    lost.add(claim.message_id)
+                    await self._ledger.release([(claim.message_id, claim.number)], supervisor=self._supervisor)
+                    await self._give_back([Hint(claim.message_id, loaded.tracked.message.lane)])
+            self._sending.inc(len(takes) - len(lost))
+        finally:
+            for message_id in lost:
+                loaded, provider = takes[message_id]
+                self._board.desk(provider).leave(loaded.tracked.message.priority)
+        return lost
+
+    def _choose(self, loaded: Loaded) -> Choice:
+        message, standing = loaded.tracked.message, loaded.tracked.standing
+        candidates = self._router.candidates(message)
+        if not candidates.groups:
+            why = ", ".join(f"{name}: {word}" for name, word in candidates.refused.items())
+            return Hopeless(Reason.NO_ROUTE, f"No provider can take it ({why or 'none is configured'}).")
+        now_s = self._clock.boot_s()
+        first = standing.unsettled_provider
+        if first is not None and first in candidates.names:
+            rule = self._router.settings[first].unknown
+            if rule is UnknownRule.HOLD:
+                return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.")
+            blocked = self._board.desk(first).blocked(now_s)
+            if blocked is None:
+                return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom()
+            if rule is UnknownRule.ASK:
+                return Blocked(blocked[0], blocked[1], first)
+        return self._walk(candidates, standing.tried, message.priority, now_s)
+
+    def _walk(self, candidates: Candidates, tried: Sequence[str], priority: Priority, now_s: float) -> Choice:
+        stopped: dict[str, tuple[float, WaitingFor]] = {}
+        for name in candidates.names:
+            if (blocked := self._board.desk(name).blocked(now_s)) is not None:
+                stopped[name] = blocked
+        for skipped in (frozenset(tried), frozenset[str]()) if tried else (frozenset[str](),):
+            for group in candidates.groups:
+                open_ones = [n for n in group if n not in stopped and n not in skipped]
+                if not open_ones:
+                    continue
+                with_room = [n for n in open_ones if self._board.desk(n).room(priority) > 0]
+                if not with_room:
+                    return NoRoom()
+                if len(with_room) == 1:
+                    return Take(with_room[0])
+                return Take(order([with_room], self._router.weights, self._clock.random.random())[0])
+        name = min(stopped, key=lambda n: stopped[n][0])
+        return Blocked(*stopped[name], name)
+
+    async def _give_up(self, message_id: str, end: Hopeless, redrives: int) -> None:
+        await self._ledger.give_up(
+            [message_id],
+            reason=end.reason,
+            cause=cause_of(end.detail, code=None, reason=end.reason),
+            auto_retry_in_s=next_auto_retry(end.reason, redrives, self._auto_retry_s),
+        )
+        self._failed.inc()
+        log.warning("message.given_up", message_id=message_id, reason=end.reason)
+
+    async def _give_back(self, hints: Sequence[Hint]) -> None:
+        try:
+            await self._queue.hand_back(hints)
+        except (QueueDown, StaleGeneration) as error:
+            self._outage("queue", error)  # the sweep finds them in our hand, or the new generation makes them anew
+
+    async def _settle(self, done: Sequence[str], later: Sequence[Later]) -> None:
+        try:
+            await self._queue.settle(done, later=later)
+        except (QueueDown, StaleGeneration) as error:
+            self._outage("queue", error)
+
+    def _outage(self, what: str, error: Exception) -> None:
+        if not self._down:
+            log.warning("dispatcher.waits", channel=self._channel, on=what, error=str(error))
+        self._down = True

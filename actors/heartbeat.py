@@ -1,0 +1,143 @@
+"""The heartbeat: proves that this supervisor lives, sees which others died, and brings the operators' word.
+
+A supervisor is dead when its counter has stood still for DEAD_AFTER_S of our own clock *while our own beats went
+through*: neither an emptied Redis nor a restarted PostgreSQL declares anybody dead. Death moves hints, nothing else;
+work that was begun is the reaper's. A wrong verdict is harmless: the slow one raises its counter again and goes on,
+its hints are doubled, and claims absorb that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from heliograph.actors.kernel.actor import Inbox, Ref
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
+from heliograph.actors.model.provider import Controls, ProviderReport
+from heliograph.actors.ports.handover import ControlsChanged, ProviderMessage
+from heliograph.actors.ports.ledger import ClusterLedger, DeliveryLedger, Peer
+from heliograph.actors.ports.queue import Hint, Later, Queue
+
+log = structlog.get_logger()
+EVERY_S: Final = 1.0
+DEAD_AFTER_S: Final = 5.0
+MISSED_S: Final = 3.0
+PAGE: Final = 10_000
+
+
+@dataclass(slots=True)
+class Seen:
+    beats: int
+    still_since_s: float
+
+
+class Peers:
+    """Who lives, as the last beat told: what a share of the cluster's rate is reckoned by."""
+
+    def __init__(self) -> None:
+        self.alive = 1
+        self.beaten_at_s: float | None = None
+
+
+class Heartbeat:
+    def __init__(
+        self,
+        cluster: ClusterLedger,
+        delivery: DeliveryLedger,
+        queue: Queue,
+        peers: Peers,
+        providers: Mapping[str, Ref[ProviderMessage]],
+        reports: Callable[[], Sequence[ProviderReport]],
+        announce: Callable[[Sequence[Hint], Sequence[Later]], None],
+        *,
+        supervisor: str,
+        roles: Sequence[str],
+        metrics_url: Callable[[], str | None],
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._delivery = delivery
+        self._queue = queue
+        self._peers = peers
+        self._providers = providers
+        self._reports = reports
+        self._announce = announce
+        self._supervisor = supervisor
+        self._roles = roles
+        self._metrics_url = metrics_url
+        self._clock = clock
+        self._seen: dict[str, Seen] = {}
+        self._controls: dict[str, Controls] = {}
+        self._last_beat_s: float | None = None
+
+    async def run(self, inbox: Inbox[None]) -> None:
+        joined = False
+        down = False
+        while True:
+            inbox.began()
+            try:
+                if not joined:
+                    url = self._metrics_url()
+                    await self._cluster.join(self._supervisor, roles=self._roles, metrics_url=url)
+                    joined = True
+                await self._beat()
+                if down:
+                    log.info("ledger.back")
+                down = False
+            except LedgerDown as error:
+                if not down:
+                    log.warning("ledger.down", error=str(error))
+                down = True
+            await inbox.receive(EVERY_S)
+            if inbox.closed:
+                return
+
+    async def _beat(self) -> None:
+        peers = await self._cluster.beat(self._supervisor, self._reports())
+        now_s = self._clock.boot_s()
+        if self._last_beat_s is not None and now_s - self._last_beat_s > MISSED_S:
+            self._seen.clear()  # we were away ourselves: everybody's stillness is counted anew
+        self._last_beat_s = self._peers.beaten_at_s = now_s
+        dead = [peer for peer in peers if self._is_dead(peer, now_s)]
+        self._seen = {p.supervisor: self._seen[p.supervisor] for p in peers if p.supervisor in self._seen}
+        delivering = sum(1 for p in peers if "delivery" in p.roles and p not in dead)
+        self._peers.alive = max(1, delivering)
+        await self._spread_controls()
+        for peer in dead:
+            await self._bury(peer.supervisor)
+
+    def _is_dead(self, peer: Peer, now_s: float) -> bool:
+        if peer.supervisor == self._supervisor:
+            return False
+        seen = self._seen.get(peer.supervisor)
+        if seen is None or seen.beats != peer.beats:
+            self._seen[peer.supervisor] = Seen(peer.beats, now_s)
+            return False
+        return now_s - seen.still_since_s > DEAD_AFTER_S
+
+    async def _spread_controls(self) -> None:
+        controls = {c.provider: c for c in await self._cluster.controls()}
+        for name, ref in self._providers.items():
+            if controls.get(name) != self._controls.get(name) and ref.offer(ControlsChanged(controls.get(name))):
+                if name in controls:
+                    self._controls[name] = controls[name]
+                else:
+                    self._controls.pop(name, None)
+
+    async def _bury(self, dead: str) -> None:
+        """Move its hints, push again what it may have owed, and only then mark it ended: many may do it at once, and
+        one that is cut short is done again by the next look."""
+        try:
+            moved = await self._queue.adopt(dead)
+        except (QueueDown, StaleGeneration):
+            return
+        owed = await self._delivery.touched_by(dead, limit=PAGE)
+        now = [Hint(h.message_id, h.lane) for h in owed if h.due_in_s <= 0]
+        later = [Later(Hint(h.message_id, h.lane), h.due_in_s) for h in owed if h.due_in_s > 0]
+        self._announce(now, later)
+        await self._cluster.leave(dead)
+        self._seen.pop(dead, None)
+        log.warning("supervisor.dead", supervisor=dead, hints_moved=moved, pushed_again=len(owed))
