@@ -5,10 +5,13 @@ Granting a call and making it are two moments. A slot is therefore not a token b
 is what the way to the provider may add. With w = LATENESS_S + JITTER_S, any window of T seconds holds at most
 rate x T + burst recipients: slots of total cost n span at least (n - burst') x interval, each call falls inside its
 slot, and the numbers below make n <= rate x T + burst.
+
+`reserve` hands the slots out. Redis runs the same rule in `queue/lua/reserve.lua`, with the same numbers out.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,3 +43,103 @@ def shape(rate: float, burst: float) -> BucketShape:
     if burst - 1 >= rate * width:
         return BucketShape(1 / rate, burst - rate * width)
     return BucketShape(1 / rate + width - (burst - 1) / rate, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What is kept of one bucket, in microseconds of its keeper's clock: the time at which it will have leaked empty,
+    and the latest time that was seen, so that a clock stepping back refills nothing."""
+
+    empty_us: int
+    seen_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`slots_us` in order; `next_us` is when the slot after them would be."""
+
+    slots_us: tuple[int, ...]
+    next_us: int
+    level: Level
+
+
+def reserve(
+    level: Level | None, now_us: int, bucket: BucketShape, *, want: int, cost: float, horizon_us: float
+) -> Grant:
+    """Up to `want` slots of `cost` recipients each, none later than `horizon_us` from now.
+
+    A missing level counts as "just spent": as late as a lost one can have been, if nobody looks further ahead than
+    `HORIZON_S`. It costs that long and the burst. `cost` is at most the shape's burst.
+
+    >>> reserve(Level(0, 0), 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=15_000).slots_us
+    (5000000, 5000000, 5010000)
+    >>> reserve(None, 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=200_000).slots_us
+    ()
+    """
+    check_reserve(bucket, cost=cost, horizon_us=horizon_us)
+    interval = bucket.interval_s * 1e6
+    if level is None:
+        now, empty = now_us, now_us + HORIZON_S * 1e6 + bucket.burst * interval
+    else:
+        now, empty = max(now_us, level.seen_us), float(level.empty_us)
+    slack = (bucket.burst - cost) * interval
+    slots: list[int] = []
+    while len(slots) < want:
+        at = max(empty - slack, now)
+        if at > now + horizon_us:
+            break
+        empty = max(empty, at) + cost * interval
+        slots.append(math.ceil(at))
+    return Grant(tuple(slots), math.ceil(max(empty - slack, now)), Level(math.ceil(empty), now))
+
+
+def next_in(next_us: int, now_us: int, horizon_s: float) -> float:
+    """Seconds until it is worth asking again: when half the horizon can be filled anew, so that slots neither run out
+    nor are asked for one by one."""
+    return max(0.0, (next_us - now_us) / 1e6 - horizon_s / 2)
+
+
+def check_reserve(bucket: BucketShape, *, cost: float, horizon_us: float) -> None:
+    """ValueError where the rate could not be kept; the caller's mistake, never chance."""
+    if not 0 < cost <= bucket.burst:
+        raise ValueError(f"a call of {cost:g} recipients does not fit a usable burst of {bucket.burst:g}")
+    if not 0 <= horizon_us <= HORIZON_S * 1e6:
+        raise ValueError(f"slots are given at most {HORIZON_S:g} s ahead, not {horizon_us / 1e6:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """What a keeper's clock is ahead of ours, in seconds: somewhere from `low_s` to `high_s`, as of `at_s` (ours)."""
+
+    low_s: float
+    high_s: float
+    at_s: float
+
+
+DRIFT: Final = 0.001
+"""Seconds a second by which two clocks may part; clocks are slewed at half of this at most."""
+
+
+def narrow(known: Offset | None, asked_s: float, keeper_s: float, answered_s: float) -> Offset:
+    """Learn from one round trip: the keeper read `keeper_s` at some moment between `asked_s` and `answered_s`.
+
+    What earlier, quicker round trips told still counts, wider by `DRIFT`; otherwise one slow answer would spoil all
+    its slots. Where the two cannot both be true a clock was set, and the new one alone holds.
+
+    >>> narrow(Offset(99.0, 99.5, 0.0), 9.0, 109.25, 10.0)
+    Offset(low_s=99.25, high_s=99.51, at_s=10.0)
+    """
+    fresh = Offset(keeper_s - answered_s, keeper_s - asked_s, answered_s)
+    if known is None:
+        return fresh
+    widening = DRIFT * (answered_s - known.at_s)
+    low, high = max(fresh.low_s, known.low_s - widening), min(fresh.high_s, known.high_s + widening)
+    return Offset(low, high, answered_s) if low <= high else fresh
+
+
+def window(slot_s: float, offset: Offset) -> tuple[float, float]:
+    """From when to when, on our clock, a slot on the keeper's clock is surely open and surely not yet over.
+
+    An empty one (the end before the beginning) is a slot lost.
+    """
+    return slot_s - offset.low_s, slot_s + LATENESS_S - offset.high_s

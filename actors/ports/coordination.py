@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from heliograph.actors.model.provider import BreakerState
 from heliograph.actors.policy.bucket import BucketShape
@@ -25,9 +25,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerRecord:
-    """The cluster's word. `epoch` rises with each change; `until_in_s` is how long it stays open; `openings` counts
-    the times in a row; `quiet_in_s` when `openings` may be forgotten; `successes` and `permits_out` belong to the
-    half-open epoch."""
+    """The cluster's word. `epoch` rises with each change; `since_s` is how long ago that was, `until_in_s` how long it
+    stays open; `openings` counts the times in a row; `successes` and `permits_out` belong to the half-open epoch, and
+    are 0 when it begins."""
 
     epoch: int
     state: BreakerState
@@ -38,6 +38,9 @@ class BreakerRecord:
     successes: int = 0
 
 
+NO_RECORD: Final = BreakerRecord(epoch=0, state=BreakerState.CLOSED, since_s=0.0, until_in_s=0.0, openings=0)
+
+
 class Verdict(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
@@ -46,7 +49,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """`next_in_s` is when it is worth asking again. `record` is None where Redis has none."""
+    """`next_in_s` is when it is worth asking again: when half the horizon can be filled anew, or the pause or the
+    breaker's time is over. `record` is None where Redis has none."""
 
     slots: tuple[Slot, ...]
     next_in_s: float
@@ -66,10 +70,12 @@ class Coordination(Protocol):
         """The record and how long the provider is paused (seconds, 0.0 where not), without asking for slots."""
 
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
-        """Compare and set; answers the record in force afterwards. A missing record has the epoch 0."""
+        """Compare and set; answers the record in force afterwards. A missing record has the epoch 0: where it was lost
+        and another epoch was expected, nothing is written and the answer is a closed record of the epoch 0."""
 
     async def permit(self, provider: str, *, epoch: int, most: int, ttl_s: float) -> str | None:
-        """A half-open permit of this epoch, which runs out by itself after `ttl_s`; None where all are out."""
+        """A half-open permit of this epoch, which runs out by itself after `ttl_s`; None where all are out, or used up
+        by a success or a failure, or the epoch is over."""
 
     async def close_permit(self, provider: str, *, epoch: int, permit: str, verdict: Verdict) -> BreakerRecord | None:
         """End a permit, once; `successes` counts it. Answers the record; None where it is lost or of another epoch."""

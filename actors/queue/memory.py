@@ -1,0 +1,419 @@
+"""The queue and the coordination in memory: a pretended Redis server, and the two ports on it.
+
+For tests, and for the simulation of a cluster within one process: all supervisors share one `MemoryRedis`. They keep
+the promises of their Redis twins and pass the same tests. Nothing ticks, so that virtual time can leap.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+from heliograph.actors.model.errors import QueueDown, StaleGeneration
+from heliograph.actors.model.message import LANES, Channel, Lane, Priority
+from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.policy.bucket import BucketShape, Level, Offset, next_in, reserve, window
+from heliograph.actors.ports.coordination import NO_RECORD, BreakerRecord, Reservation, Slot, Verdict
+from heliograph.actors.ports.queue import Hint, Later
+from heliograph.actors.queue.hand import Hand, Turn
+
+EPOCH_US: Final = 1_767_225_600_000_000
+
+
+@dataclass(slots=True)
+class _Delayed:
+    """Hints by due time. The heap may hold times that are no longer true; `due_us` is."""
+
+    due_us: dict[Hint, int] = field(default_factory=dict)
+    heap: list[tuple[int, str, Hint]] = field(default_factory=list)
+
+    def add(self, hint: Hint, at_us: int) -> None:
+        self.due_us[hint] = at_us
+        heapq.heappush(self.heap, (at_us, hint.message_id, hint))
+
+    def first(self) -> tuple[int, Hint] | None:
+        while self.heap:
+            at_us, _, hint = self.heap[0]
+            if self.due_us.get(hint) == at_us:
+                return at_us, hint
+            heapq.heappop(self.heap)
+        return None
+
+    def take_due(self, now_us: int, limit: int) -> list[Hint]:
+        taken: list[Hint] = []
+        while len(taken) < limit and (first := self.first()) is not None and first[0] <= now_us:
+            heapq.heappop(self.heap)
+            del self.due_us[first[1]]
+            taken.append(first[1])
+        return taken
+
+
+@dataclass(slots=True)
+class _Lists:
+    """One generation's."""
+
+    lanes: dict[Lane, deque[str]] = field(default_factory=lambda: {lane: deque() for lane in LANES})
+    hands: defaultdict[str, dict[str, Lane]] = field(default_factory=lambda: defaultdict(dict))
+    later: dict[Channel, _Delayed] = field(default_factory=lambda: {channel: _Delayed() for channel in Channel})
+
+
+@dataclass(slots=True)
+class _Breaker:
+    record: BreakerRecord
+    since_us: int
+    until_us: int
+    failures: int = 0
+    permits: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Data:
+    """All that a server holds, and loses."""
+
+    generation: str | None = None
+    lists: dict[str, _Lists] = field(default_factory=dict)
+    buckets: dict[str, Level] = field(default_factory=dict)
+    paused_until_us: dict[str, int] = field(default_factory=dict)
+    breakers: dict[str, _Breaker] = field(default_factory=dict)
+
+
+class MemoryRedis:
+    """One pretended server. `now` is any monotonic clock in seconds; under a MockClock trio's own."""
+
+    def __init__(self, now: Callable[[], float] = trio.current_time) -> None:
+        self.now = now
+        self.data = Data()
+        self.run_id = "run-1"
+        self._runs = 1
+        self._drawn = 0
+        self._down = False
+        self._lose_replies = 0
+        self._bells: dict[Channel, trio.Event] = {}
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self.data = Data()
+
+    def snapshot(self) -> Data:
+        """What a copy of its file would hold."""
+        return copy.deepcopy(self.data)
+
+    def replace(self, data: Data | None = None) -> None:
+        """Another server answers from now on: an empty one, or one that was started on an old file."""
+        self._runs += 1
+        self.run_id = f"run-{self._runs}"
+        self.data = Data() if data is None else data
+        self._ring_all()
+
+    def down(self, is_down: bool) -> None:
+        self._down = is_down
+        self._ring_all()
+
+    def lose_replies(self, count: int) -> None:
+        """The next `count` commands take effect, and their callers get QueueDown."""
+        self._lose_replies = count
+
+    # What the two adapters below need of it.
+
+    def now_us(self) -> int:
+        return EPOCH_US + int(self.now() * 1e6)
+
+    def draw(self) -> str:
+        self._drawn += 1
+        return f"permit-{self._drawn}"
+
+    def reached(self) -> None:
+        if self._down:
+            raise QueueDown("Redis gave no answer: it is down")
+
+    def replied(self) -> None:
+        if self._lose_replies > 0:
+            self._lose_replies -= 1
+            raise QueueDown("Redis gave no answer: the connection was lost after the command was sent")
+
+    def bell(self, channel: Channel) -> trio.Event:
+        return self._bells.setdefault(channel, trio.Event())
+
+    def ring(self, channel: Channel) -> None:
+        if (bell := self._bells.pop(channel, None)) is not None:
+            bell.set()
+
+    def _ring_all(self) -> None:
+        for channel in Channel:
+            self.ring(channel)
+
+
+async def _sent(server: MemoryRedis) -> None:
+    """The moment before a command is sent: the last at which its caller may be cancelled."""
+    await trio.lowlevel.checkpoint()
+    server.reached()
+
+
+class MemoryQueue:
+    """`ports.queue.Queue` of one supervisor on a pretended server."""
+
+    def __init__(self, server: MemoryRedis, supervisor: str) -> None:
+        self._server = server
+        self._supervisor = supervisor
+        self._generation: str | None = None
+        self._opened_on: str | None = None
+        self._hand = Hand()
+        self._turns = {channel: Turn() for channel in Channel}
+
+    async def server(self) -> str:
+        await _sent(self._server)
+        return self._server.run_id
+
+    async def current(self) -> str | None:
+        await _sent(self._server)
+        return self._server.data.generation
+
+    async def open(self, generation: str) -> None:
+        await _sent(self._server)
+        data = self._server.data
+        if data.generation != generation:
+            data.lists = {name: lists for name, lists in data.lists.items() if name == generation}
+        data.generation = generation
+        self._generation, self._opened_on = generation, self._server.run_id
+        self._server.replied()
+
+    async def push(self, hints: Sequence[Hint], *, later: Sequence[Later] = (), front: bool = False) -> None:
+        await _sent(self._server)
+        lists = self._lists()
+        if front:
+            self._to_heads(lists, hints)
+        else:
+            self._to_tails(lists, hints)
+        self._delay(lists, later)
+        self._server.replied()
+
+    async def take(
+        self, channel: Channel, room: Mapping[Priority, int], *, most: int, bulk_share: float, wait_s: float
+    ) -> list[Hint]:
+        await _sent(self._server)
+        taken: list[Hint] = []
+        with trio.move_on_after(wait_s):
+            while not (taken := self._take(channel, room, most, bulk_share)):
+                await self._server.bell(channel).wait()
+        return taken
+
+    def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, bulk_share: float) -> list[Hint]:
+        self._server.reached()
+        lists = self._lists()
+        order = list(Priority)
+        if self._turns[channel].lowest_first(bulk_share):
+            lowest = [p for p in order if room.get(p, 0) > 0 and lists.lanes[Lane(channel, p)]][-1:]
+            order = [*lowest, *(p for p in order if p not in lowest)]
+        hand = lists.hands[self._supervisor]
+        moved: list[Hint] = []
+        for priority in order:
+            lane = Lane(channel, priority)
+            ids = lists.lanes[lane]
+            for _ in range(min(len(ids), room.get(priority, 0), most - len(moved))):
+                hint = Hint(ids.popleft(), lane)
+                hand[hint.message_id] = lane
+                moved.append(hint)
+        if moved:
+            self._turns[channel].taken()
+            self._server.replied()
+        return self._hand.add(moved)
+
+    async def settle(self, done: Sequence[str], *, again: Sequence[Hint] = (), later: Sequence[Later] = ()) -> None:
+        ids = [*done, *(hint.message_id for hint in again), *(each.hint.message_id for each in later)]
+        await trio.lowlevel.checkpoint()
+        self._hand.drop(ids)
+        self._server.reached()
+        lists = self._lists()
+        for message_id in ids:
+            lists.hands[self._supervisor].pop(message_id, None)
+        self._to_heads(lists, again)
+        self._delay(lists, later)
+        self._server.replied()
+
+    async def hand_back(self, hints: Sequence[Hint]) -> None:
+        await self.settle((), again=hints)
+
+    async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
+        await _sent(self._server)
+        lists = self._lists()
+        now_us = self._server.now_us()
+        due = lists.later[channel].take_due(now_us, limit)
+        self._to_tails(lists, due)
+        first = lists.later[channel].first()
+        self._server.replied()
+        return due, None if first is None else max(0.0, (first[0] - now_us) / 1e6)
+
+    async def sweep(self) -> int:
+        await _sent(self._server)
+        lists = self._lists()
+        hand = lists.hands[self._supervisor]
+        stranded = self._hand.stranded(hand)
+        moved = self._return(lists, self._supervisor, stranded)
+        self._server.replied()
+        return moved
+
+    async def adopt(self, supervisor: str) -> int:
+        await _sent(self._server)
+        lists = self._lists()
+        moved = self._return(lists, supervisor, sorted(lists.hands[supervisor]))
+        self._server.replied()
+        return moved
+
+    async def depths(self) -> Mapping[Lane, int]:
+        await _sent(self._server)
+        return {lane: len(ids) for lane, ids in self._lists().lanes.items()}
+
+    async def hints(self, lane: Lane) -> set[str]:
+        await _sent(self._server)
+        lists = self._lists()
+        held = {i for hand in lists.hands.values() for i, its_lane in hand.items() if its_lane == lane}
+        delayed = {hint.message_id for hint in lists.later[lane.channel].due_us if hint.lane == lane}
+        return held | delayed | set(lists.lanes[lane])
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _lists(self) -> _Lists:
+        generation = self._generation
+        if generation is None or self._server.run_id != self._opened_on or self._server.data.generation != generation:
+            raise StaleGeneration(f"the lists in Redis are not those of the generation {generation}")
+        return self._server.data.lists.setdefault(generation, _Lists())
+
+    def _to_heads(self, lists: _Lists, hints: Sequence[Hint]) -> None:
+        for hint in reversed(hints):
+            lists.lanes[hint.lane].appendleft(hint.message_id)
+        self._ring(hints)
+
+    def _to_tails(self, lists: _Lists, hints: Sequence[Hint]) -> None:
+        for hint in hints:
+            lists.lanes[hint.lane].append(hint.message_id)
+        self._ring(hints)
+
+    def _ring(self, hints: Iterable[Hint]) -> None:
+        for channel in {hint.lane.channel for hint in hints}:
+            self._server.ring(channel)
+
+    def _delay(self, lists: _Lists, later: Sequence[Later]) -> None:
+        now_us = self._server.now_us()
+        for each in later:
+            lists.later[each.hint.lane.channel].add(each.hint, now_us + int(each.due_in_s * 1e6))
+
+    def _return(self, lists: _Lists, supervisor: str, ids: Sequence[str]) -> int:
+        hand = lists.hands[supervisor]
+        back = [Hint(i, hand.pop(i)) for i in ids if i in hand]
+        self._to_heads(lists, back)
+        return len(back)
+
+
+class MemoryCoordination:
+    """`ports.coordination.Coordination` on a pretended server."""
+
+    def __init__(self, server: MemoryRedis) -> None:
+        self._server = server
+
+    async def reserve(
+        self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
+    ) -> Reservation:
+        await _sent(self._server)
+        now_us, now_s = self._server.now_us(), self._server.now()
+        record = self._record(provider)
+        paused_for_s = self._paused_for_s(provider)
+        blocked_for_s = paused_for_s
+        if record is not None and record.state is BreakerState.OPEN:
+            blocked_for_s = max(paused_for_s, record.until_in_s)
+            want = 0
+        if paused_for_s > 0:
+            want = 0
+        key = f"{self._server.run_id}:{provider}"
+        grant = reserve(
+            self._server.data.buckets.get(key), now_us, shape, want=want, cost=cost, horizon_us=horizon_s * 1e6
+        )
+        self._server.data.buckets[key] = grant.level
+        self._server.replied()
+        offset = Offset(now_us / 1e6 - now_s, now_us / 1e6 - now_s, now_s)
+        slots = tuple(Slot(*window(at_us / 1e6, offset)) for at_us in grant.slots_us)
+        next_in_s = next_in(grant.next_us, now_us, horizon_s) if want else blocked_for_s
+        return Reservation(slots=slots, next_in_s=next_in_s, record=record, paused_for_s=paused_for_s)
+
+    async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
+        await _sent(self._server)
+        return self._record(provider), self._paused_for_s(provider)
+
+    async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
+        await _sent(self._server)
+        now_us = self._server.now_us()
+        breakers = self._server.data.breakers
+        known = self._record(provider)
+        if expected_epoch == (0 if known is None else known.epoch):
+            breakers[provider] = _Breaker(
+                replace(record, permits_out=0, successes=0),
+                since_us=now_us - int(record.since_s * 1e6),
+                until_us=now_us + int(record.until_in_s * 1e6),
+            )
+        self._server.replied()
+        return self._record(provider) or NO_RECORD
+
+    async def permit(self, provider: str, *, epoch: int, most: int, ttl_s: float) -> str | None:
+        await _sent(self._server)
+        now_us = self._server.now_us()
+        record = self._record(provider)
+        if record is None or record.epoch != epoch or record.state is not BreakerState.HALF_OPEN:
+            return None
+        breaker = self._server.data.breakers[provider]
+        if record.permits_out + record.successes + breaker.failures >= most:
+            return None
+        permit = self._server.draw()
+        breaker.permits[permit] = now_us + int(ttl_s * 1e6)
+        self._server.replied()
+        return permit
+
+    async def close_permit(self, provider: str, *, epoch: int, permit: str, verdict: Verdict) -> BreakerRecord | None:
+        await _sent(self._server)
+        record = self._record(provider)
+        if record is None or record.epoch != epoch:
+            return None
+        breaker = self._server.data.breakers[provider]
+        if breaker.permits.pop(permit, None) is not None:
+            match verdict:
+                case Verdict.SUCCESS:
+                    breaker.record = replace(breaker.record, successes=breaker.record.successes + 1)
+                case Verdict.FAILURE:
+                    breaker.failures += 1
+                case Verdict.RETURNED:
+                    pass
+        self._server.replied()
+        return self._record(provider)
+
+    async def pause(self, provider: str, *, for_s: float) -> None:
+        await _sent(self._server)
+        paused = self._server.data.paused_until_us
+        if for_s <= 0:
+            paused.pop(provider, None)
+        else:
+            paused[provider] = max(paused.get(provider, 0), self._server.now_us() + int(for_s * 1e6))
+        self._server.replied()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _record(self, provider: str) -> BreakerRecord | None:
+        breaker = self._server.data.breakers.get(provider)
+        if breaker is None:
+            return None
+        now_us = self._server.now_us()
+        breaker.permits = {permit: end for permit, end in breaker.permits.items() if end > now_us}
+        return replace(
+            breaker.record,
+            since_s=max(0.0, (now_us - breaker.since_us) / 1e6),
+            until_in_s=max(0.0, (breaker.until_us - now_us) / 1e6),
+            permits_out=len(breaker.permits),
+        )
+
+    def _paused_for_s(self, provider: str) -> float:
+        until_us = self._server.data.paused_until_us.get(provider, 0)
+        return max(0.0, (until_us - self._server.now_us()) / 1e6)
