@@ -2,8 +2,8 @@
 
 A text whose characters are all in the GSM alphabet costs one septet a character, two for those of the extension
 table; one other character turns the whole into UCS-2, counted in UTF-16 units. One message carries 160 septets or 70
-units; each part of a longer one 153 or 67. A pair (escape and code, or two surrogates) is never split over two parts, so
-dividing undercounts: parts are filled one after the other.
+units; each part of a longer one 153 or 67. A pair (escape and code, or two surrogates) is never split over two parts,
+so dividing undercounts: parts are filled one after the other.
 """
 
 from __future__ import annotations
