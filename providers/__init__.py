@@ -1,0 +1,52 @@
+"""Every kind of provider, and how a configured one becomes a courier."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import phonenumbers
+from heliograph.actors.model.errors import ConfigurationError
+from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.ports.courier import Courier
+from heliograph.providers.kinds import Kind, fault, nearest
+from heliograph.providers.sandbox import SandboxCourier
+from heliograph.providers.verdicts import Verdict
+
+KINDS: Final[dict[str, Kind]] = {
+    "sandbox": Kind(channels=frozenset(Channel), courier=SandboxCourier, batch=1000),
+}
+
+
+def build(settings: ProviderSettings) -> Courier:
+    """The courier of a configured provider. ConfigurationError names the key that is wrong, and the mend.
+
+    No connection is made; the courier's connections open with its first call, in any task.
+    """
+    kind = KINDS.get(settings.kind)
+    if kind is None:
+        raise fault(settings, "kind", f"there is no {settings.kind!r}{nearest(settings.kind, KINDS)}")
+    return kind.courier(kind.prepare(settings))
+
+
+def explain(kind: str, status: str, body: bytes) -> Verdict:
+    """What an answer of this kind means. ConfigurationError where the kind, or such a status, does not exist."""
+    known = KINDS.get(kind)
+    if known is None or known.explain is None:
+        raise ConfigurationError(
+            f"{kind!r} has no table of answers{nearest(kind, [k for k in KINDS if KINDS[k].explain])}"
+        )
+    try:
+        return known.explain(status, body)
+    except ValueError as error:
+        raise ConfigurationError(f"{kind}: {error}") from None
+
+
+@lru_cache(maxsize=65_536)
+def country_of(number: str) -> str | None:
+    """The country (ISO 3166, two letters) that an E.164 number belongs to; None where it tells none."""
+    try:
+        return phonenumbers.region_code_for_number(phonenumbers.parse(number))
+    except phonenumbers.NumberParseException:
+        return None

@@ -1,0 +1,62 @@
+"""What a provider's answers mean: the rows of every kind's table, and how a row becomes an Answer.
+
+The tables are data, so that a person can read them (`heliograph classify`) and a test can walk them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from heliograph.actors.model.attempt import Answer, Outcome, Scope
+
+DETAIL_LENGTH: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One row. `cure` is what an operator or a caller can do; `source` says where the row is known from.
+
+    `names` are the parts of a request ("sender", "template") that the row blames. The same fault is the account's
+    when the value came from the configuration, and the message's (`rejected`) when the message itself gave it.
+    `wait_s` is how long to leave the provider alone where it does not say so itself.
+    """
+
+    outcome: Outcome
+    meaning: str
+    cure: str
+    source: str
+    scope: Scope = Scope.PROVIDER
+    names: frozenset[str] = frozenset()
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A row, and what the provider added to it this time. `detail` is the provider's own text."""
+
+    verdict: Verdict
+    code: str | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+    provider_message_id: str | None = None
+
+    def answer(self, named: Collection[str] = ()) -> Answer:
+        """`named`: the parts of the request that came from the message and not from the configuration."""
+        verdict = self.verdict
+        outcome = Outcome.REJECTED if not verdict.names.isdisjoint(named) else verdict.outcome
+        return Answer(
+            outcome=outcome,
+            code=self.code,
+            detail=clip(self.detail or verdict.meaning),
+            provider_message_id=self.provider_message_id,
+            retry_after_s=verdict.wait_s if self.retry_after_s is None else self.retry_after_s,
+            scope=verdict.scope,
+        )
+
+
+def clip(text: str) -> str:
+    """One line of at most 500 characters that any log and any database takes."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_LENGTH]).split())
+    return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 1] + "…"
