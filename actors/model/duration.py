@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
     >>> parse_duration("1h30m"), parse_duration("250ms"), parse_duration("0s")
     (5400.0, 0.25, 0.0)
     """
-    if len(text) > 100 or not _WHOLE.match(text):
+    if len(text) > 100 or not _WHOLE.fullmatch(text):
         raise ValueError('a duration is numbers with units (ms, s, m, h, d), such as "10s" or "1h30m"')
     seconds = sum(float(number) * UNITS_S[unit] for number, unit in _PART.findall(text))
     if seconds > LONGEST_S:
