@@ -383,10 +383,11 @@ class ClusterLedger(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """`messages` counts what is not archived, for every channel and state, zeros too. `entered` counts entries into
-    a state since ever. `oldest_due_age_s` by lane, for what is due; None where nothing is. `drift` is messages
-    accepted minus messages found (hot, archived, deleted on schedule)."""
+    """`messages` counts what is not archived, for every channel and state, zeros too (SENDING: an open claim).
+    `accepted` counts messages, `entered` entries into a state, since ever; a retry or a redrive enters QUEUED again.
+    `oldest_due_age_s` by lane, for what is due; None where nothing is."""
 
+    accepted: Mapping[Channel, int]
     messages: Mapping[tuple[Channel, State], int]
     entered: Mapping[tuple[Channel, State], int]
     dead_letters: Mapping[Reason, int]
@@ -399,7 +400,8 @@ class StatsLedger(Protocol):
         """Cheap at any size: counters kept by each commit; `due` counts to `count_to` at most."""
 
     async def drift(self) -> int:
-        """Reads the rows themselves; its cost grows with the hot tables, so it is asked once a minute."""
+        """Messages accepted minus messages found (hot, archived, deleted on schedule). Reads the rows themselves; its
+        cost grows with the hot tables, so it is asked once a minute."""
 
 
 class RetentionLedger(Protocol):
