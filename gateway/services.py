@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-
-from prometheus_client import CollectorRegistry
-
+from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.message import Channel, Lane, Reason, State
 from heliograph.actors.model.settings import Config
+from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
-from heliograph.actors.policy.route import Router
+from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +28,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of /readyz."""
+    """One line of /readyz. It is ready when all that is `required` is `ok`; the rest is told, and takes nobody away."""
 
     ok: bool
     detail: str
-
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,7 @@ class Services:
     `config` holds secrets; `supervisor` is this process's id."""
 
     supervisor: str
+    clock: Clock
     config: Config
     ledger: Ledger
     router: Router

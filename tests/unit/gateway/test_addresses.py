@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import phonenumbers
 import pytest
-from email_validator import EmailNotValidError, validate_email
-from heliograph.gateway.addresses import address_fault, country_of, mailbox_fault, number_fault
+from email_validator import validate_email
+from heliograph.actors.policy import mail
+from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, PhoneNumberType
@@ -30,9 +31,6 @@ def by_the_library(number: str) -> bool:
 
 def agrees(number: str) -> None:
     assert (number_fault(number) is None) == by_the_library(number)
-    if by_the_library(number):
-        region = phonenumbers.region_code_for_number(phonenumbers.parse(number))
-        assert country_of(number) == (None if region == "001" else region)
 
 
 def test_every_kind_of_number_of_every_country_is_judged_as_the_library_does() -> None:
@@ -60,7 +58,7 @@ def test_numbers_beside_a_valid_one_are_judged_as_the_library_does(
         agrees(beside)
 
 
-@pytest.mark.parametrize("number", ["+27830001000", "+919876540001", "+15005550001", "+14155552671", "+447911120001"])
+@pytest.mark.parametrize("number", ["+27830001000", "+919876540001", "+15005550001", "+14155552671", "+80012345678"])
 def test_valid_numbers_are_taken(number: str) -> None:
     assert number_fault(number) is None
 
@@ -74,17 +72,17 @@ def test_anything_but_a_valid_number_in_e164_is_refused(number: str) -> None:
     assert number_fault(number) is not None
 
 
-def test_a_number_of_no_country_has_no_country() -> None:
-    assert number_fault("+80012345678") is None
-    assert country_of("+80012345678") is None
-    assert country_of("nonsense") is None
-
-
 def test_metadata_patterns_hold_nothing_but_digits_so_that_they_can_be_joined() -> None:
     for region in phonenumbers.SUPPORTED_REGIONS:
         pattern = PhoneMetadata.metadata_for_region(region, None).general_desc.national_number_pattern
         assert "$" not in pattern
         assert "^" not in pattern
+
+
+def test_what_is_taken_without_looking_up_the_rules_keeps_them() -> None:
+    for address in ("a@b.co", "A.b+c_d@x-y.example", "o'brien@example.ie", "{x}|y@sub.shop.in"):
+        assert address_fault(address) is None
+        assert mail.parse_address(address) == address
 
 
 ADDRESSES = st.from_regex(r"[A-Za-z0-9._%+'-]{1,20}@([A-Za-z0-9-]{1,12}\.){1,3}[A-Za-z]{2,9}", fullmatch=True)
@@ -94,9 +92,10 @@ ADDRESSES = st.from_regex(r"[A-Za-z0-9._%+'-]{1,20}@([A-Za-z0-9-]{1,12}\.){1,3}[
 @given(ADDRESSES | st.emails())
 def test_addresses_are_judged_as_the_library_does(address: str) -> None:
     try:
+        mail.parse_address(address)
         validate_email(address, check_deliverability=False, test_environment=True)
-        valid = len(address.partition("@")[0]) <= 64
-    except EmailNotValidError:
+        valid = True
+    except ValueError:  # EmailNotValidError is one
         valid = False
     assert (address_fault(address) is None) == valid
 
@@ -129,7 +128,6 @@ def test_anything_else_is_no_address(address: str) -> None:
         ("Shop\r\nBcc: <hi@shop.in>", False),
         ("Shop <hi@shop.in> <b@c.in>", False),
         ("Shop <hi>", False),
-        ("n" * 257 + " <hi@shop.in>", False),
         ("<hi@shop.in", False),
     ],
 )
