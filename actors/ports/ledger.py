@@ -83,6 +83,10 @@ class IntakeLedger(Protocol):
     async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
         """Store all of `batch` in one commit; answers in its order. Returned means committed."""
 
+    async def recall(self, key_id: str, route: str, key: str, fingerprint: bytes) -> Replay | Mismatch | None:
+        """What `accept` would answer to a repeat under this idempotency key; None where the key is new. Asked only
+        before a request is refused: a repeat is answered as the first was, whatever has changed meanwhile."""
+
 
 # ---------------------------------------------------------------------------------------------- delivery
 
