@@ -7,44 +7,14 @@ breaker, and while it is unreachable no call is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
 from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.policy.breaker import NO_RECORD, BreakerRecord, Verdict
 from heliograph.actors.policy.bucket import BucketShape
+from heliograph.actors.policy.hand import Slot
 
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One moment for one call of the cost asked for, on the local boot clock: usable from `opens_s` to `closes_s`,
-    once; never refunded."""
-
-    opens_s: float
-    closes_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerRecord:
-    """The cluster's word. `epoch` rises with each change; `since_s` is how long ago that was, `until_in_s` how long it
-    stays open; `openings` counts the times in a row; `successes` and `permits_out` belong to the half-open epoch, and
-    are 0 when it begins."""
-
-    epoch: int
-    state: BreakerState
-    since_s: float
-    until_in_s: float
-    openings: int
-    permits_out: int = 0
-    successes: int = 0
-
-
-NO_RECORD: Final = BreakerRecord(epoch=0, state=BreakerState.CLOSED, since_s=0.0, until_in_s=0.0, openings=0)
-
-
-class Verdict(StrEnum):
-    SUCCESS = "success"
-    FAILURE = "failure"
-    RETURNED = "returned"
+__all__ = ["NO_RECORD", "BreakerRecord", "Coordination", "Reservation", "Slot", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +26,13 @@ class Reservation:
     next_in_s: float
     record: BreakerRecord | None
     paused_for_s: float
+
+
+def blocked_for(record: BreakerRecord | None, paused_for_s: float) -> float | None:
+    """How long nobody gets a slot; None where nothing forbids it."""
+    if record is not None and record.state is BreakerState.OPEN:
+        return max(paused_for_s, record.until_in_s)
+    return paused_for_s if paused_for_s > 0 else None
 
 
 class Coordination(Protocol):
@@ -78,7 +55,8 @@ class Coordination(Protocol):
         by a success or a failure, or the epoch is over."""
 
     async def close_permit(self, provider: str, *, epoch: int, permit: str, verdict: Verdict) -> BreakerRecord | None:
-        """End a permit, once; `successes` counts it. Answers the record; None where it is lost or of another epoch."""
+        """End a permit, once; one that ended as success stays used, and `successes` counts it. Ending it again, or
+        after it ran out, changes nothing. Answers the record; None where it is lost or of another epoch."""
 
     async def pause(self, provider: str, *, for_s: float) -> None:
         """Nobody gets a slot for so long (Retry-After, or an operator). 0 lifts it. The longest one holds."""

@@ -1,0 +1,64 @@
+"""What a dispatcher may know of a provider: whether it can be asked, and how many more messages it has room for.
+
+A message that is claimed has to be called within its send window (two seconds), so no more are claimed than the
+provider's rate takes within about one. Within that, enough are claimed to keep all calls going while the next
+claims are on their way: as many as were completed within the last half second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from heliograph.actors.model.message import Priority, WaitingFor
+from heliograph.actors.model.provider import ProviderSettings
+
+PREFETCH_S: Final = 0.5
+MOST_PREFETCH: Final = 512
+CLAIMED_AHEAD_S: Final = 1.0
+URGENT_PART: Final = 5
+"""One part in so many of the room, and of the calls in the air, is kept for urgent messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderView:
+    """A snapshot. `blocked_until_s` is on the boot clock; once it is past, the provider can be asked. `blocked_for` is
+    None where it was never blocked."""
+
+    settings: ProviderSettings
+    blocked_until_s: float
+    blocked_for: WaitingFor | None
+    room: Mapping[Priority, int]
+
+
+def window(*, concurrency: int, batch: int, completed: int, rate: float) -> int:
+    """How many messages one supervisor may hold for a provider. `completed`: within the last PREFETCH_S; `rate`: this
+    supervisor's part, in messages per second.
+
+    >>> window(concurrency=32, batch=1, completed=0, rate=14)
+    14
+    >>> window(concurrency=64, batch=1, completed=5000, rate=1e6)
+    576
+    """
+    calls = concurrency * batch
+    prefetch = min(max(completed, min(calls, rate * PREFETCH_S)), MOST_PREFETCH)
+    return max(1, math.ceil(min(calls + prefetch, rate * CLAIMED_AHEAD_S)))
+
+
+def room(window: int, held: Mapping[Priority, int], priority: Priority) -> int:
+    """How many more of `priority` fit. Bulk may hold half of the window; a part is kept for urgent.
+
+    >>> held = {Priority.URGENT: 0, Priority.NORMAL: 6, Priority.BULK: 0}
+    >>> [room(10, held, priority) for priority in Priority]
+    [4, 2, 2]
+    """
+    others = held[Priority.NORMAL] + held[Priority.BULK]
+    free = window - others - held[Priority.URGENT]
+    if priority is Priority.URGENT:
+        return max(0, free)
+    free = min(free, window - window // URGENT_PART - others)
+    if priority is Priority.BULK:
+        free = min(free, max(1, window // 2) - held[Priority.BULK])
+    return max(0, free)

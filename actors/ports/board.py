@@ -1,0 +1,124 @@
+"""The board: what dispatchers read of the providers' actors, and how they are told apart from each other's haste.
+
+One `Desk` for each provider. Its actor publishes whether it can be asked and how much it may hold; a dispatcher that
+claims a message for it *enters*, and whoever is done with the message *leaves*: the actor when it handed the outcome to
+the journal, the dispatcher when it did not win the claim. All of it is in one process and synchronous, so what a
+dispatcher reads stays true until its next await.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import Final
+
+import trio
+from heliograph.actors.model.message import Priority, WaitingFor
+from heliograph.actors.model.provider import Controls, ProviderSettings
+from heliograph.actors.policy.availability import ProviderView, room, window
+
+_WAKE_PART: Final = 8
+"""A dispatcher is woken when so much of the window is free, not for each place: claims are cheap in groups only."""
+
+
+class Desk:
+    """Before its actor has published anything a provider has the room that its settings allow. `controls` is the
+    operators' last word on it: the actor keeps it here, where it outlives a crash."""
+
+    def __init__(self, settings: ProviderSettings, waiting: trio.lowlevel.ParkingLot) -> None:
+        self.settings = settings
+        self.controls: Controls | None = None
+        self._waiting = waiting
+        self._window = window(concurrency=settings.concurrency, batch=settings.batch, completed=0, rate=settings.rate)
+        self._blocked_until_s = -inf
+        self._blocked_for: WaitingFor | None = None
+        self._held = dict.fromkeys(Priority, 0)
+        self._arrived = dict.fromkeys(Priority, 0)
+
+    # ------------------------------------------------------------------------------------- for dispatchers
+
+    def room(self, priority: Priority) -> int:
+        """How many more messages of this priority may be claimed for it."""
+        return room(self._window, self._held, priority)
+
+    def blocked(self, now_s: float) -> tuple[float, WaitingFor] | None:
+        """None where it can be asked; else for how many seconds it cannot, and why."""
+        if self._blocked_for is None or self._blocked_until_s <= now_s:
+            return None
+        return self._blocked_until_s - now_s, self._blocked_for
+
+    def view(self) -> ProviderView:
+        return ProviderView(
+            settings=self.settings,
+            blocked_until_s=self._blocked_until_s,
+            blocked_for=self._blocked_for,
+            room={priority: self.room(priority) for priority in Priority},
+        )
+
+    def enter(self, priority: Priority, n: int = 1) -> None:
+        """`n` messages are being claimed for it. Whoever enters and does not hand them over, leaves."""
+        self._held[priority] += n
+
+    def leave(self, priority: Priority, n: int = 1) -> None:
+        """`n` that had entered were never handed over."""
+        if not self._waiting:
+            self._held[priority] -= n
+            return
+        before = self._inviting()
+        self._held[priority] -= n
+        self._wake_if_more_inviting_than(before)
+
+    # ------------------------------------------------------------------------------------ for the actor
+
+    def arrive(self, priority: Priority) -> None:
+        """The actor has taken a message out of its mailbox."""
+        self._arrived[priority] += 1
+
+    def done(self, priority: Priority) -> None:
+        """An arrived message was finished or released, and the journal has it."""
+        self._arrived[priority] -= 1
+        self.leave(priority)
+
+    def publish(self, *, window: int, blocked_until_s: float, blocked_for: WaitingFor | None) -> None:
+        """`blocked_for` None: it can be asked."""
+        before = self._inviting()
+        sooner = self._blocked_for is not None and (blocked_for is None or blocked_until_s < self._blocked_until_s)
+        self._window, self._blocked_until_s, self._blocked_for = window, blocked_until_s, blocked_for
+        if sooner:
+            self._waiting.unpark_all()
+        self._wake_if_more_inviting_than(before)
+
+    def reset(self) -> None:
+        """A new actor begins: what the old one had taken out of its mailbox is gone, the rest still waits in it."""
+        for priority in Priority:
+            self._held[priority] -= self._arrived[priority]
+            self._arrived[priority] = 0
+        self._waiting.unpark_all()
+
+    # ------------------------------------------------------------------------------------------ workings
+
+    def _inviting(self) -> tuple[bool, ...]:
+        """For each priority, whether there is room worth waking a dispatcher for."""
+        enough = max(1, self._window // _WAKE_PART)
+        return tuple(self.room(priority) >= enough for priority in Priority)
+
+    def _wake_if_more_inviting_than(self, before: tuple[bool, ...]) -> None:
+        if any(now and not was for was, now in zip(before, self._inviting(), strict=True)):
+            self._waiting.unpark_all()
+
+
+class Board:
+    def __init__(self, providers: Iterable[ProviderSettings]) -> None:
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._desks = {settings.name: Desk(settings, self._waiting) for settings in providers}
+
+    def desk(self, provider: str) -> Desk:
+        return self._desks[provider]
+
+    def __iter__(self) -> Iterator[Desk]:
+        return iter(self._desks.values())
+
+    async def changed(self) -> None:
+        """Wait until some desk has room it had not, or can be asked again. What is looked at before this is awaited,
+        in the same synchronous stretch, is not missed."""
+        await self._waiting.park()
