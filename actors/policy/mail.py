@@ -4,7 +4,8 @@ A line break that gets into a header is a second header, chosen by whoever typed
 command is a second command. So nothing here is stripped or repaired: a fault is named, the gateway answers 422 with
 it, and whoever builds mails asks again before writing a line.
 
-Each `…_fault` function answers None where all is well, else the fault in words for the one who sent it.
+Each `…_fault` function answers None where all is well, else the fault in words for the one who sent it; `parse_…`
+raises ValueError with such words.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import idna
 
 MAX_ADDRESS: Final = 254  # octets of a whole address (RFC 5321, 4.5.3.1.3, less the angle brackets)
 MAX_LOCAL: Final = 64
+MAX_NAME: Final = 256
 MAX_LINE: Final = 998  # octets of a line without its CRLF (RFC 5322, 2.1.1)
 
 RESERVED: Final = frozenset(
@@ -25,6 +27,7 @@ RESERVED: Final = frozenset(
 )
 """Written by us, by fields of their own, or by the servers on the way; so is every `Content-…`."""
 
+PIECES: Final = re.compile(r"[ \t]*[^ \t]+")
 _NAME: Final = re.compile(r"[!-9;-~]{1,76}")
 _BROKEN: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Mail libraries decode `=?charset?q?…?=` wherever it stands, and what comes out may hold a line break (CPython before
@@ -60,35 +63,22 @@ def text_fault(text: str) -> str | None:
 
 def header_fault(name: str, value: str) -> str | None:
     """For one of a message's own `headers`."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or _ENCODED_WORD.search(name):
         return "the name must be 1 to 76 printable ASCII characters without blank and colon"
     lowered = name.lower()
     if lowered in RESERVED or lowered.startswith("content-"):
         return f"{name} cannot be set here"
     if (fault := text_fault(value)) is not None:
         return f"the value {fault}"
-    longest = max(map(len, value.encode().split()), default=0)
+    longest = longest_piece(value)
     if longest + len(name) + 2 > MAX_LINE:
-        return f"the value holds {longest} characters without a blank, and no line may be longer than {MAX_LINE}"
+        return f"the value cannot be broken into lines of {MAX_LINE} bytes: {longest} stand in one piece"
     return None
 
 
-def address_fault(address: str) -> str | None:
-    """For one bare address. Quoted local parts and address literals are not taken; non-ASCII is."""
-    try:
-        parse_address(address)
-    except ValueError as fault:
-        return str(fault)
-    return None
-
-
-def mailbox_fault(text: str) -> str | None:
-    """For an address that may carry a name: `Shop <hi@shop.in>`."""
-    try:
-        parse_mailbox(text)
-    except ValueError as fault:
-        return str(fault)
-    return None
+def longest_piece(value: str) -> int:
+    """Bytes of the longest part of a line that folding cannot break: a run of blanks and what follows it."""
+    return max((len(piece.encode()) for piece in PIECES.findall(value)), default=0)
 
 
 def content_type_fault(content_type: str) -> str | None:
@@ -103,13 +93,14 @@ def content_type_fault(content_type: str) -> str | None:
 
 def content_id_fault(content_id: str) -> str | None:
     """For an inline image's id, as HTML refers to it by `cid:`; without angle brackets."""
-    if not _CONTENT_ID.fullmatch(content_id):
+    if not _CONTENT_ID.fullmatch(content_id) or _ENCODED_WORD.search(content_id):
         return "must be 1 to 200 printable ASCII characters without blanks and brackets"
     return None
 
 
 def parse_address(address: str) -> str:
-    """The address as it goes into a command: the domain in A-labels. ValueError names the fault.
+    """A bare address as it goes into a command: the domain in A-labels. Quoted local parts and address literals are
+    not taken; letters outside ASCII are.
 
     >>> parse_address("asha@bücher.example")
     'asha@xn--bcher-kva.example'
@@ -117,7 +108,7 @@ def parse_address(address: str) -> str:
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain:
         raise ValueError("must be an address such as name@example.com")
-    if not all(_ATOM.fullmatch(atom) for atom in local.split(".")) or _BROKEN.search(local):
+    if not all(_ATOM.fullmatch(atom) for atom in local.split(".")) or text_fault(local) is not None:
         raise ValueError("the part before the @ has a character or a dot where none may be")
     if len(local.encode()) > MAX_LOCAL:
         raise ValueError(f"the part before the @ is longer than {MAX_LOCAL} bytes")
@@ -128,13 +119,16 @@ def parse_address(address: str) -> str:
 
 
 def parse_mailbox(text: str) -> Mailbox:
-    """`a@b`, `Name <a@b>` or `"Name, with comma" <a@b>`. ValueError names the fault."""
+    """`a@b`, `Name <a@b>` or `"Name" <a@b>`: an address that may carry a name."""
     match = _DISPLAYED.fullmatch(text.strip(" "))
     if match is None:
         return Mailbox("", parse_address(text.strip(" ")))
     name = match["name"].strip(" ")
     if len(name) >= 2 and name[0] == name[-1] == '"':
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    name = re.sub(r"[ \t]+", " ", name).strip(" ")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"the name is longer than {MAX_NAME} characters")
     if (fault := text_fault(name)) is not None:
         raise ValueError(f"the name {fault}")
     return Mailbox(name, parse_address(match["address"]))

@@ -1,0 +1,232 @@
+"""Built mails are read back by the standard library's parser, which shares no line with what writes their headers."""
+
+from __future__ import annotations
+
+import base64
+from email import message_from_bytes, policy
+from email.headerregistry import AddressHeader
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+from heliograph.actors.model.message import Attachment, Message
+from heliograph.actors.policy.mail import Mailbox, header_fault, parse_mailbox, text_fault
+from heliograph.providers.mime import Unsendable, build_mime, needs_utf8
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.builders import a_message, an_email
+
+SHOP = Mailbox("Shop", "hi@shop.in")
+
+
+def built(message: Message, **options: Any) -> bytes:
+    return build_mime(message, **{"sender": SHOP, "message_id_domain": "shop.in"} | options)
+
+
+def read(raw: bytes) -> EmailMessage:
+    parsed = message_from_bytes(raw, policy=policy.default)
+    assert isinstance(parsed, EmailMessage)
+    assert not parsed.defects
+    return parsed
+
+
+def mailboxes(header: AddressHeader) -> list[tuple[str, str]]:
+    return [(a.display_name, a.addr_spec) for a in header.addresses]
+
+
+def body_of(part: Any) -> str:
+    content: str = part.get_content()
+    return content.replace("\r\n", "\n").removesuffix("\n")
+
+
+lines_of_text = st.text(max_size=300).map(lambda t: t.strip(" \t")).filter(lambda t: text_fault(t) is None)
+
+
+@given(lines_of_text)
+def test_the_subject_is_read_as_it_was_given(subject: str) -> None:
+    assert read(built(an_email(subject=subject)))["subject"] == subject
+
+
+@given(lines_of_text)
+def test_the_subject_is_read_as_it_was_given_over_smtputf8(subject: str) -> None:
+    assert read(built(an_email(subject=subject), utf8=True))["subject"] == subject
+
+
+@given(st.text(max_size=200))
+def test_a_display_name_is_read_as_it_was_given_or_refused(name: str) -> None:
+    try:
+        sender = parse_mailbox(f"{name} <hi@shop.in>")
+    except ValueError:
+        return
+    [(read_name, address)] = mailboxes(read(built(an_email(), sender=sender))["from"])
+    assert (read_name.split(), address) == (sender.name.split(), "hi@shop.in")
+
+
+@pytest.mark.parametrize(
+    "name", ["Shop, Mumbai", 'The "Shop"', "a\\b", "Töst, User <x>".replace("<x>", "x"), "दुकान, मुंबई", "Dr. No"]
+)
+def test_a_name_with_a_comma_stays_one_mailbox(name: str) -> None:
+    others = tuple(f"Friend {n} <friend{n}@long-domain-name.example>" for n in range(20))
+    mail = read(built(an_email(cc=others), sender=Mailbox(name, "hi@shop.in")))
+    assert mailboxes(mail["from"]) == [(name, "hi@shop.in")]
+    assert [a.addr_spec for a in mail["cc"].addresses] == [f"friend{n}@long-domain-name.example" for n in range(20)]
+
+
+HOSTILE = [
+    "Hello\r\nBcc: x@evil.in",
+    "Hello\nBcc: x@evil.in",
+    "Hello\rBcc: x@evil.in",
+    "=?UTF-8?Q?=0A?=Bcc: x@evil.in",
+    "=?UTF-8?Q?Hello=0D=0ABcc:_x@evil.in?=",
+    "=?UTF-8?B?SGVsbG8NCkJjYzogeEBldmlsLmlu?=",
+    "Hello\x00",
+    "Hello\u2028Bcc: x@evil.in",
+    "Hello\x0bBcc: x@evil.in",
+    "Hello\x85Bcc: x@evil.in",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("utf8", [False, True])
+@pytest.mark.parametrize("field", ["subject", "value", "name", "sender", "reply_to", "cc", "to", "filename", "cid"])
+def test_no_field_can_smuggle_a_header(field: str, text: str, utf8: bool) -> None:
+    photo = Attachment(filename="a.png", content_type="image/png", content_base64="AA==")
+    messages = {
+        "subject": lambda: an_email(subject=text),
+        "value": lambda: an_email(headers=(("X-Note", text),)),
+        "name": lambda: an_email(headers=((text, "v"),)),
+        "reply_to": lambda: an_email(reply_to=f"{text} <a@b.in>"),
+        "cc": lambda: an_email(cc=(f"{text}@b.in",)),
+        "to": lambda: an_email(f"{text}@b.in"),
+        "filename": lambda: an_email(attachments=(Attachment(filename=text, content_type="a/b", content_base64=""),)),
+        "cid": lambda: an_email(
+            html="<p>", attachments=(Attachment(filename="f", content_type="a/b", content_base64="", content_id=text),)
+        ),
+        "sender": lambda: an_email(attachments=(photo,)),
+    }
+    sender = Mailbox(text, "hi@shop.in") if field == "sender" else SHOP
+    with pytest.raises(Unsendable):
+        built(messages[field](), sender=sender, utf8=utf8)
+
+
+@given(
+    st.text(alphabet="aA-\r\n\x00:= ?Qq_0D", max_size=60), st.text(alphabet="a\r\n\x00\t:= ?Qq_0DBcéआ", max_size=200)
+)
+def test_a_header_arrives_as_given_or_is_refused(name: str, value: str) -> None:
+    message = an_email(headers=((name, value),))
+    if header_fault(name, value) is not None:
+        with pytest.raises(Unsendable):
+            built(message)
+        return
+    mail = read(built(message))
+    assert [str(v) for n, v in mail.items() if n == name] == [value.strip(" \t")]
+    assert {n.lower() for n in mail} - {name.lower()} == {
+        "date", "message-id", "from", "to", "subject", "mime-version", "content-type", "content-transfer-encoding",
+    }  # fmt: skip
+
+
+def test_a_long_unsubscribe_link_is_not_torn() -> None:
+    links = f"<https://shop.in/u/{'t' * 300}>, <mailto:stop@shop.in?subject=stop>"
+    raw = built(
+        an_email(headers=(("List-Unsubscribe", links), ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")))
+    )
+    assert f"\r\nList-Unsubscribe: {links.replace(', ', ',')}".replace(",<", ",\r\n <").encode() in raw
+
+
+def test_bcc_is_in_no_header() -> None:
+    assert b"secret@shop.in" not in built(an_email(bcc=("secret@shop.in",), cc=("open@shop.in",)))
+
+
+def test_two_builds_of_one_message_are_the_same_bytes() -> None:
+    message = an_email(html="<p>Hi", attachments=(Attachment(filename="a", content_type="a/b", content_base64="AA=="),))
+    assert built(message) == built(message)
+    assert read(built(message))["message-id"] == f"<{message.id}@shop.in>"
+
+
+def test_text_comes_before_html() -> None:
+    mail = read(built(an_email(text="plain", html="<p>rich</p>")))
+    assert [p.get_content_type() for p in mail.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+    assert [body_of(p) for p in mail.iter_parts()] == ["plain", "<p>rich</p>"]
+
+
+def test_html_alone_is_one_part() -> None:
+    mail = read(built(an_email(text=None, html="<p>नमस्ते</p>")))
+    assert (mail.get_content_type(), body_of(mail)) == ("text/html", "<p>नमस्ते</p>")
+
+
+@given(
+    st.binary(max_size=300),
+    st.text(min_size=1, max_size=120).filter(lambda t: text_fault(t) is None and t == t.strip()),
+)
+def test_an_attachment_is_read_as_it_was_given(data: bytes, filename: str) -> None:
+    attachment = Attachment(
+        filename=filename, content_type="application/pdf", content_base64=base64.b64encode(data).decode()
+    )
+    [part] = read(built(an_email(attachments=(attachment,)))).iter_attachments()
+    assert (part.get_filename(), part.get_content_type(), part.get_content()) == (filename, "application/pdf", data)
+
+
+def test_an_inline_image_lies_beside_the_page_that_shows_it() -> None:
+    logo = Attachment(filename="l.png", content_type="image/png", content_base64="AAEC", content_id="logo@shop.in")
+    bill = Attachment(filename="b.pdf", content_type="application/pdf", content_base64="AAEC")
+    mail = read(built(an_email(html='<img src="cid:logo@shop.in">', attachments=(logo, bill))))
+    assert [p.get_content_type() for p in mail.walk()] == [
+        "multipart/mixed", "multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png",
+        "application/pdf",
+    ]  # fmt: skip
+    image = next(p for p in mail.walk() if p.get_content_type() == "image/png")
+    assert (image["content-id"], image.get_content_disposition()) == ("<logo@shop.in>", "inline")
+
+
+def test_content_that_is_no_base64_is_refused() -> None:
+    with pytest.raises(Unsendable, match="not base64"):
+        built(an_email(attachments=(Attachment(filename="a", content_type="a/b", content_base64="*"),)))
+
+
+texts = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=2000)
+
+
+@given(texts, st.booleans())
+def test_a_body_is_read_as_it_was_given(text: str, eight_bit: bool) -> None:
+    raw = built(an_email(text=text), eight_bit=eight_bit)
+    assert body_of(read(raw)) == text.removesuffix("\n")
+    assert eight_bit or raw.isascii()
+
+
+@given(lines_of_text, texts, st.booleans(), st.booleans())
+def test_every_line_is_one_that_smtp_takes(subject: str, text: str, eight_bit: bool, utf8: bool) -> None:
+    raw = built(an_email(subject=subject, text=text + "\n" + "x" * 2000), eight_bit=eight_bit, utf8=utf8)
+    lines = raw.split(b"\r\n")
+    assert lines[-1] == b""
+    assert max(map(len, lines)) <= 998
+    assert not any(b"\n" in line or b"\r" in line for line in lines)
+
+
+def test_a_message_that_a_program_cannot_tell_from_its_frame_stays_whole() -> None:
+    message = an_email(html="<p>Hi")
+    forged = an_email(text=f"--=_{message.id}_0--\r\n\r\nafter", html="<p>Hi")
+    assert body_of(next(read(built(forged)).iter_parts())).endswith("after")
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        (an_email("asha@bücher.example"), False),
+        (an_email("आशा@shop.in"), True),
+        (an_email(cc=("आशा@shop.in",)), True),
+        (an_email(reply_to="आशा <a@shop.in>"), False),
+    ],
+)
+def test_only_a_local_part_outside_ascii_needs_smtputf8(message: Message, needed: bool) -> None:
+    assert needs_utf8(message, SHOP) is needed
+
+
+def test_an_address_outside_ascii_is_written_as_it_is_over_smtputf8() -> None:
+    raw = built(an_email("आशा@उदाहरण.भारत"), utf8=True)
+    assert "To: आशा@xn--".encode() in raw
+
+
+def test_an_sms_is_no_mail() -> None:
+    with pytest.raises(Unsendable):
+        built(a_message())
