@@ -18,7 +18,14 @@ from heliograph.actors.model.errors import QueueDown, StaleGeneration
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
 from heliograph.actors.model.provider import BreakerState
 from heliograph.actors.policy.bucket import BucketShape, Level, Offset, next_in, reserve, window
-from heliograph.actors.ports.coordination import NO_RECORD, BreakerRecord, Reservation, Slot, Verdict
+from heliograph.actors.ports.coordination import (
+    NO_RECORD,
+    BreakerRecord,
+    Reservation,
+    Slot,
+    Verdict,
+    blocked_for,
+)
 from heliograph.actors.ports.queue import Hint, Later
 from heliograph.actors.queue.hand import Hand, Turn
 
@@ -320,25 +327,28 @@ class MemoryCoordination:
         self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
     ) -> Reservation:
         await _sent(self._server)
-        now_us, now_s = self._server.now_us(), self._server.now()
-        record = self._record(provider)
-        paused_for_s = self._paused_for_s(provider)
-        blocked_for_s = paused_for_s
-        if record is not None and record.state is BreakerState.OPEN:
-            blocked_for_s = max(paused_for_s, record.until_in_s)
-            want = 0
-        if paused_for_s > 0:
-            want = 0
-        key = f"{self._server.run_id}:{provider}"
+        server = self._server
+        now_us, now_s = server.now_us(), server.now()
+        record, paused_for_s = self._record(provider), self._paused_for_s(provider)
+        blocked_s = blocked_for(record, paused_for_s)
+        key = f"{server.run_id}:{provider}"
         grant = reserve(
-            self._server.data.buckets.get(key), now_us, shape, want=want, cost=cost, horizon_us=horizon_s * 1e6
+            server.data.buckets.get(key),
+            now_us,
+            shape,
+            want=want if blocked_s is None else 0,
+            cost=cost,
+            horizon_us=horizon_s * 1e6,
         )
-        self._server.data.buckets[key] = grant.level
-        self._server.replied()
+        server.data.buckets[key] = grant.level
+        server.replied()
         offset = Offset(now_us / 1e6 - now_s, now_us / 1e6 - now_s, now_s)
-        slots = tuple(Slot(*window(at_us / 1e6, offset)) for at_us in grant.slots_us)
-        next_in_s = next_in(grant.next_us, now_us, horizon_s) if want else blocked_for_s
-        return Reservation(slots=slots, next_in_s=next_in_s, record=record, paused_for_s=paused_for_s)
+        return Reservation(
+            slots=tuple(Slot(*window(at_us / 1e6, offset)) for at_us in grant.slots_us),
+            next_in_s=next_in(grant.next_us, now_us, horizon_s) if blocked_s is None else blocked_s,
+            record=record,
+            paused_for_s=paused_for_s,
+        )
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
         await _sent(self._server)

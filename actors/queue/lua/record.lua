@@ -1,0 +1,2 @@
+-- Reads the breaker's word.
+return word()

@@ -1,0 +1,319 @@
+"""The queue on Redis.
+
+Keys, all of one channel under one hash tag, so that a script reaches them all on a Redis Cluster too:
+
+    heliograph:{sms}:generation                    name of the generation in use
+    heliograph:<generation>:{sms}:lane:<priority>  list of ids, the next one first
+    heliograph:<generation>:{sms}:bell:<priority>  one token while that lane holds anything
+    heliograph:<generation>:{sms}:later            ids by due time, microseconds of Redis' clock
+    heliograph:<generation>:{sms}:hand:<supervisor>  what it took and has not settled: id to priority
+    heliograph:<generation>:{sms}:hands            supervisors that have a hand
+
+Whatever moves more than one hint, or from one place to another, is a script, and does all of it or nothing. Waiting is
+a blocking pop of the bells, at most a second at a time and on a connection of its own; nobody pops a lane outside a
+script, for a hint lost with a connection would be lost for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+from heliograph.actors.model.errors import StaleGeneration
+from heliograph.actors.model.message import Channel, Lane, Priority
+from heliograph.actors.ports.queue import Hint, Later
+from heliograph.actors.queue.hand import Hand, Turn
+from heliograph.actors.queue.link import LIMIT_S, Command, Link, Replaced, Script, open_links
+
+LISTEN_S: Final = 1.0
+"""How long one blocking pop may last: a drain has to wait for its end."""
+PAGE: Final = 1000
+KEEP_FORMER_S: Final = 10.0
+"""How long the lists of a former generation are kept, in case it was given up for one that is older still."""
+
+ORDER: Final = tuple(Priority)
+PLACE: Final[Mapping[Priority, int]] = {priority: place for place, priority in enumerate(ORDER)}
+
+OPEN: Final = Script.load("open")
+TAKE: Final = Script.load("lanes", "take")
+MOVE: Final = Script.load("lanes", "move")
+WAKE: Final = Script.load("lanes", "wake")
+GIVE_BACK: Final = Script.load("lanes", "give_back")
+
+
+def marker(channel: Channel) -> str:
+    return f"heliograph:{{{channel}}}:generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one generation and channel, in the order that the scripts take them in."""
+
+    generation: str
+    channel: Channel
+
+    def of(self, supervisor: str) -> list[str]:
+        return [marker(self.channel), *self.lanes, *self.bells, self.later, self.hand(supervisor), self.hands]
+
+    @property
+    def lanes(self) -> list[str]:
+        return [self._key(f"lane:{priority}") for priority in ORDER]
+
+    @property
+    def bells(self) -> list[str]:
+        return [self._key(f"bell:{priority}") for priority in ORDER]
+
+    @property
+    def later(self) -> str:
+        return self._key("later")
+
+    @property
+    def hands(self) -> str:
+        return self._key("hands")
+
+    def hand(self, supervisor: str) -> str:
+        return self._key(f"hand:{supervisor}")
+
+    def _key(self, rest: str) -> str:
+        return f"heliograph:{self.generation}:{{{self.channel}}}:{rest}"
+
+
+@dataclass(slots=True)
+class _Moves:
+    """What one call of the script `move` does in one channel."""
+
+    drop: list[str] = field(default_factory=list)
+    heads: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
+    tails: tuple[list[str], list[str], list[str]] = field(default_factory=lambda: ([], [], []))
+    later: list[str] = field(default_factory=list)
+
+    def arguments(self) -> list[str]:
+        return [" ".join(words) for words in (self.drop, *self.heads, *self.tails, self.later)]
+
+
+class RedisQueue:
+    """`ports.queue.Queue` of one supervisor. Made by `open_queue`."""
+
+    def __init__(self, link: Link, ears: Mapping[Channel, Link], supervisor: str) -> None:
+        self._link = link
+        self._ears = ears
+        self._supervisor = supervisor
+        self._generation: str | None = None
+        self._server: str | None = None
+        self._keys: dict[Channel, list[str]] = {}
+        self._hand = Hand()
+        self._turns = {channel: Turn() for channel in Channel}
+        self._former: dict[str, float] = {}
+
+    async def server(self) -> str:
+        return await self._link.server()
+
+    async def current(self) -> str | None:
+        names = (await self._link.exchange([("GET", marker(channel)) for channel in Channel])).replies
+        return names[0] if names[0] == names[-1] else None
+
+    async def open(self, generation: str) -> None:
+        server = await self.server()
+        with _stale():
+            for channel in Channel:
+                before = await self._link.run(OPEN, [marker(channel)], [generation], on=server)
+                if before not in ("", generation):
+                    self._former[before] = trio.current_time()
+        self._keys = {channel: Keys(generation, channel).of(self._supervisor) for channel in Channel}
+        self._generation, self._server = generation, server
+
+    async def push(self, hints: Sequence[Hint], *, later: Sequence[Later] = (), front: bool = False) -> None:
+        await self._move((), heads=hints if front else (), tails=() if front else hints, later=later)
+
+    async def settle(self, done: Sequence[str], *, again: Sequence[Hint] = (), later: Sequence[Later] = ()) -> None:
+        await self._move([*done, *_ids(again), *_ids(each.hint for each in later)], heads=again, later=later)
+
+    async def hand_back(self, hints: Sequence[Hint]) -> None:
+        await self._move(_ids(hints), heads=hints)
+
+    async def take(
+        self, channel: Channel, room: Mapping[Priority, int], *, most: int, bulk_share: float, wait_s: float
+    ) -> list[Hint]:
+        ends_s = trio.current_time() + wait_s
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # here nothing is in hand that a caller would not learn of
+            if taken := await self._take(channel, room, most, bulk_share):
+                return taken
+            left_s = ends_s - trio.current_time()
+            if left_s <= 0:
+                return []
+            await self._listen(channel, room, min(left_s, LISTEN_S))
+
+    async def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, share: float) -> list[Hint]:
+        rooms = [max(0, room.get(priority, 0)) for priority in ORDER]
+        lowest_first = self._turns[channel].lowest_first(share)
+        reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)])
+        if reply:
+            self._turns[channel].taken()
+        moved: list[Hint] = []
+        for place, ids in zip(reply[::2], reply[1::2], strict=True):
+            lane = Lane(channel, ORDER[int(place) - 1])
+            moved += [Hint(message_id, lane) for message_id in ids.split()]
+        return self._hand.add(moved)
+
+    async def _listen(self, channel: Channel, room: Mapping[Priority, int], wait_s: float) -> None:
+        """Wait for a bell of a lane that there is room for."""
+        keys = self._keys[channel]
+        bells = [keys[4 + place] for priority, place in PLACE.items() if room.get(priority, 0) > 0]
+        if not bells:
+            await trio.sleep(wait_s)
+            return
+        wait_s = max(wait_s, 0.01)  # 0 would be for ever
+        await self._ears[channel].call("BLPOP", *bells, f"{wait_s:.3f}", limit_s=wait_s + LIMIT_S)
+
+    async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
+        members, wait_us = await self._run(WAKE, channel, [limit])
+        hints = [Hint(member[2:], Lane(channel, ORDER[int(member[0]) - 1])) for member in members.split()]
+        return hints, None if int(wait_us) < 0 else int(wait_us) / 1e6
+
+    async def sweep(self) -> int:
+        listed: dict[str, Channel] = {}
+        for channel in Channel:
+            for message_id in await self._read("HKEYS", channel, self._hand_key(channel, self._supervisor)):
+                listed[message_id] = channel
+        stranded = self._hand.stranded(listed)
+        moved = 0
+        for channel in Channel:
+            ids = [message_id for message_id in stranded if listed[message_id] is channel]
+            for page in _pages(ids):
+                moved += await self._run(GIVE_BACK, channel, [self._supervisor, " ".join(page)])
+        await self._forget_former()
+        return moved
+
+    async def adopt(self, supervisor: str) -> int:
+        moved = 0
+        for channel in Channel:
+            keys = Keys(self._opened(), channel).of(supervisor)
+            while count := await self._run(GIVE_BACK, channel, [supervisor, ""], keys=keys):
+                moved += count
+        return moved
+
+    async def depths(self) -> Mapping[Lane, int]:
+        lanes = {Lane(c, p): self._keys[c][1 + place] for c in self._keys for p, place in PLACE.items()}
+        with _stale():
+            counts = (await self._link.exchange([("LLEN", key) for key in lanes.values()], on=self._server)).replies
+        return dict(zip(lanes, counts, strict=True))
+
+    async def hints(self, lane: Lane) -> set[str]:
+        """Later ones first, then the lane from its tail, then the hands: the way that hints go, so that few can
+        slip from a place not read yet to one already read."""
+        keys, place = Keys(self._opened(), lane.channel), str(PLACE[lane.priority] + 1)
+        found: set[str] = set()
+        async for members in self._scan("ZSCAN", lane.channel, keys.later, "MATCH", f"{place}:*"):
+            found.update(member[2:] for member in members[::2])
+        end = -1
+        while page := await self._read("LRANGE", lane.channel, keys.lanes[PLACE[lane.priority]], end - PAGE + 1, end):
+            found.update(page)
+            end -= PAGE
+        for supervisor in await self._read("SMEMBERS", lane.channel, keys.hands):
+            async for entries in self._scan("HSCAN", lane.channel, keys.hand(supervisor)):
+                found.update(i for i, its in zip(entries[::2], entries[1::2], strict=True) if its == place)
+        return found
+
+    async def aclose(self) -> None:
+        for link in (self._link, *self._ears.values()):
+            await link.aclose()
+
+    def _opened(self) -> str:
+        if self._generation is None:
+            raise StaleGeneration("no generation of lists is opened yet")
+        return self._generation
+
+    def _hand_key(self, channel: Channel, supervisor: str) -> str:
+        return Keys(self._opened(), channel).hand(supervisor)
+
+    async def _run(self, script: Script, channel: Channel, arguments: Command, *, keys: list[str] | None = None) -> Any:
+        generation = self._opened()
+        with _stale():
+            return await self._link.run(script, keys or self._keys[channel], [generation, *arguments], on=self._server)
+
+    async def _read(self, name: str, channel: Channel, key: str, *rest: str | int) -> Any:
+        """A read of one key, behind a look at the marker: lists of another generation tell nothing."""
+        with _stale():
+            commands: list[Command] = [("GET", marker(channel)), (name, key, *rest)]
+            generation, reply = (await self._link.exchange(commands, on=self._server)).replies
+        if generation != self._generation:
+            raise StaleGeneration("another generation of lists is in use")
+        return reply
+
+    async def _scan(self, name: str, channel: Channel, key: str, *rest: str) -> AsyncIterator[list[str]]:
+        cursor = "0"
+        while True:
+            cursor, entries = await self._read(name, channel, key, cursor, *rest, "COUNT", PAGE)
+            yield entries
+            if cursor == "0":
+                return
+
+    async def _move(
+        self,
+        drop: Sequence[str],
+        *,
+        heads: Sequence[Hint] = (),
+        tails: Sequence[Hint] = (),
+        later: Sequence[Later] = (),
+    ) -> None:
+        moves: dict[Channel, _Moves] = {}
+        for hint in heads:
+            moves.setdefault(hint.lane.channel, _Moves()).heads[PLACE[hint.lane.priority]].append(hint.message_id)
+        for hint in tails:
+            moves.setdefault(hint.lane.channel, _Moves()).tails[PLACE[hint.lane.priority]].append(hint.message_id)
+        for each in later:
+            lane = each.hint.lane
+            moves.setdefault(lane.channel, _Moves()).later += [
+                str(int(each.due_in_s * 1e6)), str(PLACE[lane.priority] + 1), each.hint.message_id,
+            ]  # fmt: skip
+        for message_id in drop:
+            lane_in_hand = self._hand.lane(message_id)
+            # An id not in hand may still be listed, by a take whose answer was lost; nobody knows in which channel.
+            for channel in Channel if lane_in_hand is None else (lane_in_hand.channel,):
+                moves.setdefault(channel, _Moves()).drop.append(message_id)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._hand.drop(drop)  # first: what then fails to leave the list is found by the sweep
+        for channel, move in moves.items():
+            await self._run(MOVE, channel, move.arguments())
+
+    async def _forget_former(self) -> None:
+        """Remove the lists of generations that this queue saw replaced, once that has stood for a while."""
+        for former, seen_s in list(self._former.items()):
+            if trio.current_time() - seen_s < KEEP_FORMER_S:
+                continue
+            del self._former[former]
+            if former == self._generation:
+                continue
+            for channel in Channel:
+                keys = Keys(former, channel)
+                owners = await self._read("SMEMBERS", channel, keys.hands)
+                hands = [keys.hand(owner) for owner in owners]
+                await self._read("UNLINK", channel, keys.hands, *keys.lanes, *keys.bells, keys.later, *hands)
+
+
+def _ids(hints: Iterable[Hint]) -> list[str]:
+    return [hint.message_id for hint in hints]
+
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(ids), PAGE):
+        yield ids[first : first + PAGE]
+
+
+@contextmanager
+def _stale() -> Iterator[None]:
+    try:
+        yield
+    except Replaced as error:
+        raise StaleGeneration(str(error)) from error
+
+
+@asynccontextmanager
+async def open_queue(url: str, supervisor: str) -> AsyncIterator[RedisQueue]:
+    """The queue of one supervisor. Does not connect yet: a Redis that is away shows at the first call."""
+    async with open_links(url, f"heliograph-{supervisor}", 1 + len(Channel), trio.current_time) as [link, *ears]:
+        yield RedisQueue(link, dict(zip(Channel, ears, strict=True)), supervisor)
