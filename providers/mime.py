@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
@@ -183,10 +183,10 @@ def _body(message: Message, content: EmailContent, *, eight_bit: bool) -> bytes:
     if inline:
         page = _html_part(root)
         for attachment in inline:
-            page.add_related(*_data(attachment), **_names(attachment, "inline"))
+            _put(page.add_related, attachment, "inline")
     for attachment in content.attachments:
         if attachment not in inline:
-            root.add_attachment(*_data(attachment), **_names(attachment, "attachment"))
+            _put(root.add_attachment, attachment, "attachment")
     for number, part in enumerate(root.walk()):
         if part.is_multipart():
             # `_` is in no base64, `=_` in no quoted-printable, and nobody can foresee an id: nothing looks like it.
@@ -198,19 +198,14 @@ def _html_part(root: EmailMessage) -> EmailMessage:
     return next(part for part in root.walk() if part.get_content_type() == "text/html")
 
 
-def _data(attachment: Attachment) -> tuple[bytes, str, str]:
-    kind = attachment.content_type
-    main, _, sub = _checked(f"attachments.{attachment.filename!r}", content_type_fault(kind), kind).partition("/")
+def _put(into: Callable[..., None], attachment: Attachment, disposition: str) -> None:
+    name, kind, cid = attachment.filename, attachment.content_type, attachment.content_id
+    field = f"attachments.{name!r}"
+    main, _, sub = _checked(field, content_type_fault(kind), kind).partition("/")
+    if cid is not None:
+        cid = f"<{_checked(field, content_id_fault(cid), cid)}>"
     try:
-        return base64.b64decode(attachment.content_base64, validate=True), main, sub
+        data = base64.b64decode(attachment.content_base64, validate=True)
     except binascii.Error:
-        raise Unsendable(f"attachments.{attachment.filename!r}: the content is not base64") from None
-
-
-def _names(attachment: Attachment, disposition: str) -> dict[str, str]:
-    name = attachment.filename
-    names = {"disposition": disposition, "filename": _checked("attachments: a file name", text_fault(name), name)}
-    if attachment.content_id is not None:
-        cid = attachment.content_id
-        names["cid"] = f"<{_checked('attachments: a content id', content_id_fault(cid), cid)}>"
-    return names
+        raise Unsendable(f"{field}: the content is not base64") from None
+    into(data, main, sub, disposition=disposition, filename=_checked(field, text_fault(name), name), cid=cid)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 from email.headerregistry import AddressHeader
 from email.message import EmailMessage
+from email.utils import parseaddr
 from typing import Any
 
 import pytest
@@ -59,8 +61,11 @@ def test_a_display_name_is_read_as_it_was_given_or_refused(name: str) -> None:
         sender = parse_mailbox(f"{name} <hi@shop.in>")
     except ValueError:
         return
-    [(read_name, address)] = mailboxes(read(built(an_email(), sender=sender))["from"])
-    assert (read_name.split(), address) == (sender.name.split(), "hi@shop.in")
+    # `policy.default` puts a blank between two encoded words of a name; the older reader does as RFC 2047 says.
+    raw = message_from_bytes(built(an_email(), sender=sender), policy=policy.compat32)["from"]
+    read_name, address = parseaddr(raw)
+    decoded = str(make_header(decode_header(read_name)))
+    assert (decoded.split(), address) == (sender.name.split(), "hi@shop.in")
 
 
 @pytest.mark.parametrize(
