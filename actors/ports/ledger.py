@@ -263,11 +263,6 @@ class DeadLetterLedger(Protocol):
     async def get(self, message_id: str, *, tenant: str | None) -> DeadLetter:
         """NotFound where there is none. Archived ones included."""
 
-    async def list(
-        self, wanted: DeadLetterFilter, *, tenant: str | None, before: str | None, limit: int
-    ) -> list[DeadLetter]:
-        """Newest first by (created_at of the dead letter, id), those before the dead letter `before` (an id)."""
-
     async def groups(self, wanted: DeadLetterFilter, *, tenant: str | None, limit: int) -> list[DeadLetterGroup]:
         """By (cause, reason, code, provider, channel), largest first."""
 
@@ -276,6 +271,11 @@ class DeadLetterLedger(Protocol):
 
     async def auto_retry(self, *, limit: int, supervisor: str, expires_after_s: float) -> list[WaitingHint]:
         """Redrive open dead letters whose automatic retry is due; answers the hints to push."""
+
+    async def list(
+        self, wanted: DeadLetterFilter, *, tenant: str | None, before: str | None, limit: int
+    ) -> list[DeadLetter]:
+        """Newest first by (created_at of the dead letter, id), those before the dead letter `before` (an id)."""
 
 
 class OperationLedger(Protocol):
@@ -309,8 +309,6 @@ class OperationLedger(Protocol):
 
     async def get(self, operation_id: str, *, tenant: str | None) -> Operation: ...
 
-    async def list(self, *, tenant: str | None, before: str | None, limit: int) -> list[Operation]: ...
-
     async def cancel(self, operation_id: str, *, tenant: str | None) -> Operation:
         """Items not yet worked on are skipped. Conflict when it is over."""
 
@@ -323,6 +321,8 @@ class OperationLedger(Protocol):
         now + `expires_after_s`, `redrives` + 1; an archived one is moved back to the hot tables. Obeys the
         operation's `rate`. Answers the hints to push, and when to come again (None: nothing is running).
         """
+
+    async def list(self, *, tenant: str | None, before: str | None, limit: int) -> list[Operation]: ...
 
 
 # ------------------------------------------------------------------------------------------ keys, cluster
