@@ -10,11 +10,16 @@ from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
+from heliograph.providers import bulksms, fast2sms, sendgrid, ses
 from heliograph.providers.kinds import Kind, fault, nearest
 from heliograph.providers.sandbox import SandboxCourier
 from heliograph.providers.verdicts import Verdict
 
 KINDS: Final[dict[str, Kind]] = {
+    "fast2sms": fast2sms.KIND,
+    "bulksms": bulksms.KIND,
+    "ses": ses.KIND,
+    "sendgrid": sendgrid.KIND,
     "sandbox": Kind(channels=frozenset(Channel), courier=SandboxCourier, batch=1000),
 }
 

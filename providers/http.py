@@ -23,6 +23,7 @@ from heliograph.providers.verdicts import Finding, Verdict, clip
 from heliograph.providers.wire import MIB, Base, LineTransport, Loss, Transport, WireAnswer, WireFailure, WireRequest
 
 DAY_S: Final = 86_400.0
+MOST_ALONE: Final = 10_000
 HTTP: Final = "RFC 9110, HTTP semantics"
 
 STATUS: Final[Mapping[int, Verdict]] = {
@@ -76,9 +77,9 @@ UNREADABLE: Final = Verdict(
     cure="look at the provider's own log whether it was sent",
     source=HTTP,
 )
-SPLIT: Final = Verdict(
+PUT_BACK: Final = Verdict(
     outcome=Outcome.DEFERRED,
-    meaning="a call of several messages was refused for one of them; this one goes alone next",
+    meaning="a call of several messages was refused for one of them, and none was sent",
     cure="nothing: tried again",
     source="a refused call says nothing of its single messages",
     scope=Scope.MESSAGE,
@@ -236,17 +237,18 @@ class HttpCourier(ABC):
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    def send_alone(self, calls: Sequence[ProviderCall], finding: Finding) -> list[Answer]:
-        """A shared call was refused, and any of its messages may be why: each goes alone next.
+    def put_back(self, calls: Sequence[ProviderCall], finding: Finding, *, alone: bool) -> list[Answer]:
+        """A shared call was refused for one of its messages, and these were not sent for their neighbour's sake.
 
-        Nothing was sent, and a second call here would need a right of its own, so they go back to be tried again.
-        Which they are is remembered in this process only; elsewhere they may share one more call.
+        A second call here would need a right of its own, so they go back to be tried again. `alone`: any of them may
+        be the one, so none shares a call with others after this. That is remembered in this process only; elsewhere
+        they may share one more.
         """
-        for call in calls:
-            self._alone[call.message.id] = None
-        while len(self._alone) > 10_000:
-            self._alone.pop(next(iter(self._alone)))
-        return [Finding(verdict=SPLIT, code=finding.code, detail=finding.detail).answer()] * len(calls)
+        if alone:
+            self._alone.update((call.message.id, None) for call in calls)
+            while len(self._alone) > MOST_ALONE:
+                self._alone.pop(next(iter(self._alone)))
+        return [Finding(verdict=PUT_BACK, code=finding.code, detail=finding.detail).answer()] * len(calls)
 
     def _masked(self, answer: Answer) -> Answer:
         """Providers like to repeat what they were told."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, TypeVar
 
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
@@ -14,6 +14,7 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
 from heliograph.providers.verdicts import Verdict
 
+T = TypeVar("T")
 _PRINTABLE: Final = re.compile(r"[ -~]+")
 
 
@@ -91,6 +92,12 @@ def nearest(name: str, known: Collection[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known are {', '.join(sorted(known))}" if known else ""
+
+
+def chosen(settings: ProviderSettings, name: str, kind: type[T]) -> T | None:
+    """A prepared option; None where it has neither a value nor a default."""
+    value = settings.options.get(name)
+    return value if isinstance(value, kind) else None
 
 
 def text(value: object) -> str:

@@ -22,12 +22,13 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.policy.mail import Mailbox, parse_mailbox
 from heliograph.providers.envelope import configured_sender, envelope, refusal
 from heliograph.providers.http import HttpCourier, by_status, explainer, parse, retry_after_s, table, word
-from heliograph.providers.kinds import Kind, Option, text
+from heliograph.providers.kinds import Kind, Option, chosen, text
 from heliograph.providers.mime import build_mime
 from heliograph.providers.signing import AwsCredentials, sign
 from heliograph.providers.verdicts import Finding, Verdict
 from heliograph.providers.wire import Transport, WireAnswer, WireRequest
 
+BASE_URL: Final = "https://email.{region}.amazonaws.com"
 SEND: Final = "/v2/email/outbound-emails"
 ACCOUNT: Final = "/v2/email/account"
 MOST_RECIPIENTS: Final = 50
@@ -39,7 +40,10 @@ def _row(outcome: Outcome, meaning: str, cure: str, *, wait_s: float | None = No
     return Verdict(outcome=outcome, meaning=meaning, cure=cure, wait_s=wait_s, source=source)
 
 
-XX
+def _credentials(meaning: str) -> Verdict:
+    cure = "check the access key, its secret, its rights (ses:SendEmail) and the region"
+    return _row(Outcome.MISCONFIGURED, meaning, cure)
+
 
 TAKEN: Final = _row(Outcome.ACCEPTED, "SES took the mail", "nothing")
 NOT_VERIFIED: Final = Verdict(
@@ -283,15 +287,14 @@ class SesCourier(HttpCourier):
         credentials = AwsCredentials(given["access_key_id"], given["secret_access_key"], given.get("session_token"))
         region = given["region"]
         secrets = [s for s in (credentials.secret_access_key, credentials.session_token) if s]
-        super().__init__(settings, f"https://email.{region}.amazonaws.com", secrets, transport)
-        configuration_set = settings.options.get("configuration_set")
+        super().__init__(settings, BASE_URL.format(region=region), secrets, transport)
         self.account = SesAccount(
             credentials=credentials,
             region=region,
             authority=self.base.authority,
             prefix=self.base.prefix,
             sender=configured_sender(settings),
-            configuration_set=configuration_set if isinstance(configuration_set, str) else None,
+            configuration_set=chosen(settings, "configuration_set", str),
         )
         self._now_s = now_s
         self._ahead_s = 0.0
@@ -339,6 +342,6 @@ KIND: Final = Kind(
     credentials=(("access_key_id", "secret_access_key", "region"),),
     optional_credentials=("session_token",),
     options={"configuration_set": Option(parse=text, about="needed for events: receipts come through it")},
-    base_url="https://email.{region}.amazonaws.com",
+    base_url=BASE_URL,
     rate=14,
 )

@@ -208,7 +208,7 @@ class _Line:
             try:
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
-                    self._http.receive_data(await self._stream.receive_some(CHUNK))
+                    self._http.receive_data(bytes(await self._stream.receive_some(CHUNK)))
                     continue
             except h11.RemoteProtocolError:
                 ended = self._http.trailing_data[1]
