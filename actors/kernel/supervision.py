@@ -131,6 +131,7 @@ class Supervisor:
                         raise RestartsExceeded(f"{child.name} crashed too often") from error
                     crashes.forget()
                     pause_s = REST_S
+                    first.started()  # the others are not to wait for it
                 log.error("actor.crashed", actor=child.name, error=_leaves(error), restart_in_s=round(pause_s, 3))
                 self._count(child)
                 with trio.move_on_after(pause_s):
@@ -169,7 +170,11 @@ class Supervisor:
                 first.started()
 
             nursery.start_soon(announce)
-            await child.build().run(inbox)
+            try:
+                await child.build().run(inbox)
+            finally:
+                if inbox.ready.is_set():
+                    first.started()
             nursery.cancel_scope.cancel()
 
     def _count(self, child: ChildSpec | Group) -> None:
