@@ -36,8 +36,11 @@ class Metrics:
             "attempt_duration_seconds", "From the first byte of a call to its answer.", CALL_BUCKETS, "provider"
         )
         self.delivery_duration = histogram(
-            "delivery_duration_seconds", "From accepted by us to taken by a provider.", DELIVERY_BUCKETS,
-            "channel", "priority",
+            "delivery_duration_seconds",
+            "From accepted by us to taken by a provider.",
+            DELIVERY_BUCKETS,
+            "channel",
+            "priority",
         )
         self.unknown_settled = counter(
             "unknown_settled_total", "Attempts without an answer, by how their truth was learnt.", "provider", "how"
