@@ -17,6 +17,7 @@ from typing import Final, assert_never
 
 import structlog
 import trio
+
 from heliograph.actors.kernel.actor import ActorStopped, Inbox, Ref
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+
 from heliograph.actors.kernel.actor import Inbox, Ref
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration

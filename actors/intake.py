@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 import trio
+
 from heliograph.actors.kernel.actor import Inbox, Reply
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics

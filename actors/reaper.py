@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
+
 from heliograph.actors.kernel.actor import Inbox
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import LedgerDown

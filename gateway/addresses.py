@@ -14,8 +14,9 @@ from typing import Final
 
 import phonenumbers
 from email_validator import validate_email
-from heliograph.actors.policy import mail
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata
+
+from heliograph.actors.policy import mail
 
 # ---------------------------------------------------------------------------------------------------- numbers
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry
+
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.message import Channel, Lane, Reason, State
@@ -12,7 +14,6 @@ from heliograph.actors.model.settings import Config
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
-from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

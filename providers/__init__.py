@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 import phonenumbers
+
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings

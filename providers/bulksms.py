@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import orjson
 import trio
+
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import Channel, Message, Priority, SmsContent
 from heliograph.actors.model.provider import ProviderSettings

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 import orjson
+
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope
 from heliograph.actors.model.message import Channel, Message, Priority, SmsContent
 from heliograph.actors.model.provider import ProviderSettings

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 import trio
+
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import Channel, Message
 from heliograph.actors.model.provider import ProviderSettings

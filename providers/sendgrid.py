@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
+
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall
 from heliograph.actors.model.message import Attachment, Channel, EmailContent, Message, Priority
 from heliograph.actors.model.provider import ProviderSettings

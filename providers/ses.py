@@ -16,6 +16,7 @@ from email.utils import formataddr, parsedate_to_datetime
 from typing import Final
 
 import orjson
+
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall
 from heliograph.actors.model.message import Channel, EmailContent, Message
 from heliograph.actors.model.provider import ProviderSettings

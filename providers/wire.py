@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import certifi
 import h11
 import trio
+
 from heliograph.actors.ports.courier import Begin
 
 MIB: Final = 1024 * 1024

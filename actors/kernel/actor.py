@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 import trio
+
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import HeliographError, MailboxFull
 

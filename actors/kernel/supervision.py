@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 import trio
+
 from heliograph.actors.kernel.actor import Actor, Health, Inbox, Mailbox, Phase
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import HeliographError

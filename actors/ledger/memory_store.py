@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import trio
+
 from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.attempt import Attempt, Outcome, Settled
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterState, Operation

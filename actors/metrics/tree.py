@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prometheus_client import Counter, Histogram
+
 from heliograph.actors.kernel.actor import Health
 from heliograph.actors.metrics.families import Metrics
-from prometheus_client import Counter, Histogram
 
 
 class TreeMetrics:

@@ -87,12 +87,6 @@ class Hand:
         heappush(self._heap, (RANK[message.priority], message.id, self._serial, held))
         self._lapse_s = min(self._lapse_s, held.lapses_s)
 
-    def head(self) -> Held | None:
-        return self._heap[0][3] if self._heap else None
-
-    def take_head(self) -> Held:
-        return heappop(self._heap)[3]
-
     def clear(self) -> list[Held]:
         """All messages, the most urgent first; slots are kept."""
         taken = [entry[3] for entry in sorted(self._heap)]
@@ -119,6 +113,8 @@ class Hand:
 
     def wanted(self, now_s: float, *, most: int) -> tuple[int, int]:
         """How many slots to ask for, and of what cost each: for the most urgent calls that have none yet."""
+        if most <= 0:
+            return 0, 0
         self._drop_past(now_s)
         spare = [grant.cost for grant in self._grants]
         if self._batch == 1 and len(self._heap) <= len(spare):
@@ -142,10 +138,14 @@ class Hand:
     def drop_slots(self) -> None:
         self._grants.clear()
 
-    def next_open_s(self, now_s: float) -> float:
-        """When a slot in hand can be used; inf without any."""
+    def slots(self, now_s: float) -> int:
         self._drop_past(now_s)
-        return self._grants[0].slot.opens_s if self._grants else inf
+        return len(self._grants)
+
+    def next_open_s(self, now_s: float, *, after: bool = False) -> float:
+        """When a slot in hand can be used; with `after`, one that cannot be used yet. inf without any."""
+        self._drop_past(now_s)
+        return next((g.slot.opens_s for g in self._grants if not after or g.slot.opens_s > now_s), inf)
 
     def open_slots(self, now_s: float) -> int:
         self._drop_past(now_s)

@@ -55,11 +55,11 @@ def slowed(bucket: BucketShape, share: float, cost: float) -> BucketShape:
     return BucketShape(bucket.interval_s / share, max(bucket.burst * share, cost))
 
 
-def slots_to_ask(ready: int, *, rate: float, cost: float, supervisors: int, capacity: int) -> int:
-    """How many slots to ask for at once: no more than can be used within the horizon, or than is our part of it.
+def slots_to_ask(ready: int, *, rate: float, supervisors: int, capacity: int) -> int:
+    """How many slots to ask for at once: no more than can be used, or than is our part of the horizon.
 
-    >>> slots_to_ask(500, rate=100, cost=1, supervisors=2, capacity=64)
+    >>> slots_to_ask(500, rate=100, supervisors=2, capacity=64)
     10
     """
-    ours = min(rate * HORIZON_S / cost / supervisors, MOST_SLOTS)
-    return min(ready, max(1, math.ceil(ours)), capacity, MOST_SLOTS)
+    ours = math.ceil(min(rate * HORIZON_S / supervisors, MOST_SLOTS))
+    return max(0, min(ready, max(1, ours), capacity))

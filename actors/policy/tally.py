@@ -34,7 +34,7 @@ class Tally:
         return self._total
 
     def clear(self) -> None:
-        self._parts = [0] * PARTS
+        self._parts[:] = [0] * PARTS
         self._total = 0
 
     def _turn(self, now_s: float) -> int:

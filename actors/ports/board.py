@@ -13,6 +13,7 @@ from math import inf
 from typing import Final
 
 import trio
+
 from heliograph.actors.model.message import Priority, WaitingFor
 from heliograph.actors.model.provider import Controls, ProviderSettings
 from heliograph.actors.policy.availability import ProviderView, room, window

@@ -18,11 +18,12 @@ from typing import Any, Final
 
 import trio
 import trio_asyncio
-from heliograph.actors.model.errors import QueueDown
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from heliograph.actors.model.errors import QueueDown
 
 LIMIT_S: Final = 2.0
 CLOSE_LIMIT_S: Final = 1.0

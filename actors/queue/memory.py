@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
+
 from heliograph.actors.model.errors import QueueDown, StaleGeneration
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
 from heliograph.actors.model.provider import BreakerState
@@ -29,6 +30,7 @@ from heliograph.actors.ports.coordination import (
 from heliograph.actors.ports.queue import Hint, Later
 from heliograph.actors.queue.hand import Hand, Turn
 
+PLACE: Final = {priority: place for place, priority in enumerate(Priority)}
 EPOCH_US: Final = 1_767_225_600_000_000
 
 
@@ -37,15 +39,15 @@ class _Delayed:
     """Hints by due time. The heap may hold times that are no longer true; `due_us` is."""
 
     due_us: dict[Hint, int] = field(default_factory=dict)
-    heap: list[tuple[int, str, Hint]] = field(default_factory=list)
+    heap: list[tuple[int, int, str, Hint]] = field(default_factory=list)
 
     def add(self, hint: Hint, at_us: int) -> None:
         self.due_us[hint] = at_us
-        heapq.heappush(self.heap, (at_us, hint.message_id, hint))
+        heapq.heappush(self.heap, (at_us, PLACE[hint.lane.priority], hint.message_id, hint))
 
     def first(self) -> tuple[int, Hint] | None:
         while self.heap:
-            at_us, _, hint = self.heap[0]
+            at_us, _, _, hint = self.heap[0]
             if self.due_us.get(hint) == at_us:
                 return at_us, hint
             heapq.heappop(self.heap)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
+
 from heliograph.actors.model.errors import StaleGeneration
 from heliograph.actors.model.message import Channel, Lane, Priority
 from heliograph.actors.ports.queue import Hint, Later

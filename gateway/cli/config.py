@@ -16,6 +16,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
 from heliograph.actors.model.duration import format_duration
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
@@ -31,8 +34,6 @@ from heliograph.actors.model.settings import (
 )
 from heliograph.gateway.cli import schema
 from heliograph.providers import KINDS
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 PREFIX: Final = "HELIOGRAPH_"
 DEFAULT: Final = "default"

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TextIO
 
 import structlog
-from heliograph.actors.model.settings import LogSettings
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from heliograph.actors.model.settings import LogSettings
 
 
 def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:

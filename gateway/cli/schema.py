@@ -13,10 +13,6 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from heliograph.actors.model.duration import PATTERN, parse_duration
-from heliograph.actors.model.message import Category, Channel
-from heliograph.actors.model.provider import UnknownRule
-from heliograph.providers import KINDS
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +23,11 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+
+from heliograph.actors.model.duration import PATTERN, parse_duration
+from heliograph.actors.model.message import Category, Channel
+from heliograph.actors.model.provider import UnknownRule
+from heliograph.providers import KINDS
 
 SANDBOX_RATE: Final = 10_000.0
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -3,11 +3,12 @@ from __future__ import annotations
 import phonenumbers
 import pytest
 from email_validator import validate_email
-from heliograph.actors.policy import mail
-from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, PhoneNumberType
+
+from heliograph.actors.policy import mail
+from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
 
 CODES = sorted(COUNTRY_CODE_TO_REGION_CODE)
 EXAMPLES = sorted(

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from heliograph.actors.policy.gsm import BASIC, EXTENSION, Encoding, segments
 from hypothesis import given
 from hypothesis import strategies as st
+
+from heliograph.actors.policy.gsm import BASIC, EXTENSION, Encoding, segments
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from heliograph.actors.model.message import State
 from heliograph.actors.policy.lifecycle import (
     AT_REST,
@@ -14,8 +17,6 @@ from heliograph.actors.policy.lifecycle import (
     IllegalTransition,
     move,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 EDGES = {
     ("scheduled", "queued"),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from heliograph.actors.policy.mail import (
     Mailbox,
     content_id_fault,
@@ -10,8 +13,6 @@ from heliograph.actors.policy.mail import (
     parse_mailbox,
     text_fault,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

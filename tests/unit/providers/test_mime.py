@@ -11,12 +11,12 @@ from email.utils import parseaddr
 from typing import Any
 
 import pytest
-from heliograph.actors.model.message import Attachment, Message
-from heliograph.actors.policy.mail import Mailbox, header_fault, parse_mailbox, text_fault
-from heliograph.providers.mime import Unsendable, build_mime, needs_utf8
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.actors.model.message import Attachment, Message
+from heliograph.actors.policy.mail import Mailbox, header_fault, parse_mailbox, text_fault
+from heliograph.providers.mime import Unsendable, build_mime, needs_utf8
 from tests.support.builders import a_message, an_email
 
 SHOP = Mailbox("Shop", "hi@shop.in")

@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
+from trio.testing import MockClock
+
 from heliograph.actors.model.attempt import Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.errors import RightLapsed
 from heliograph.actors.model.identity import attempt_id, new_id
 from heliograph.actors.model.message import Category, Channel, EmailContent, Message, Priority, SmsContent
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.providers.sandbox import NAMES, SandboxCourier
-from trio.testing import MockClock
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
