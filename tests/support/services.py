@@ -1,0 +1,157 @@
+"""A real PostgreSQL and a real Redis for tests: started once when first asked for, gone with the test session.
+
+They are the product's own embedded services (gateway.cli.embedded) in a temporary folder, without durability: what a
+test needs of them is their behaviour, and their data ends with the session. The kernel ends them should the session
+be killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import redis
+from psycopg import sql
+
+from heliograph.gateway.cli import embedded
+from heliograph.gateway.cli.processes import spawn
+
+PATIENCE_S: Final = 30.0
+_NOT_DURABLE: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+
+
+class Server:
+    """One service as a child process. `restart` keeps its data and its address."""
+
+    def __init__(
+        self, service: embedded.Postgres | embedded.Redis, folder: Path, answers: Callable[[], bool], *extra: str
+    ) -> None:
+        self.url = service.url
+        self._service = service
+        self._folder = folder
+        self._answers = answers
+        self._extra = extra
+        self._child: subprocess.Popen[bytes] | None = None
+        service.prepare()
+        atexit.register(self.remove)
+        self.start()
+
+    def start(self) -> None:
+        with self._service.log.open("ab") as log:
+            self._child = spawn(
+                [*self._service.command(), *self._extra],
+                environ={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+                stdout=log,
+                stderr=log,
+                account=self._service.account,
+                death_signal=signal.SIGQUIT,
+            )
+        wait_until(self._answers, f"{self._service.name} answers (its log: {self._service.log})")
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self._child is not None:
+            self._child.send_signal(number)
+            self._child.wait(PATIENCE_S)
+            self._child = None
+
+    def restart(self, number: signal.Signals) -> None:
+        self.stop(number)
+        self.start()
+
+    def pause(self) -> None:
+        """It takes connections, by the kernel, and answers nothing until `resume`."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._child is not None
+        self._child.send_signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        atexit.unregister(self.remove)
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class PostgresServer(Server):
+    """`fresh` makes databases; each clones `template` (a name) or is empty."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        folder = _folder()
+        service = embedded.Postgres(folder, embedded.free_port(None), embedded.make_secret())
+        self._numbers = itertools.count(1)
+        super().__init__(service, folder, self._answers_to_us, *(() if durable else _NOT_DURABLE))
+
+    def address(self, database: str) -> str:
+        return f"{self.url.rpartition('/')[0]}/{database}"
+
+    def _answers_to_us(self) -> bool:
+        try:
+            with psycopg.connect(self.address("postgres"), connect_timeout=5):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+    def administer(self, statement: sql.Composed | sql.SQL) -> None:
+        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    @contextmanager
+    def fresh(self, template: str = "template0") -> Iterator[str]:
+        """The URL of a new database, which is dropped afterwards together with whoever is still connected."""
+        name = f"test_{next(self._numbers)}"
+        self.administer(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+        try:
+            yield self.address(name)
+        finally:
+            self.administer(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+class RedisServer(Server):
+    def __init__(self) -> None:
+        folder = _folder()
+        service = embedded.Redis(folder, embedded.free_port(None), embedded.make_secret())
+        super().__init__(service, folder, self._answers_to_us, "--appendonly", "no")
+
+    def _answers_to_us(self) -> bool:
+        try:
+            self._ask("PING")
+        except redis.RedisError:
+            return False
+        return True
+
+    def flush(self) -> None:
+        self._ask("FLUSHALL")
+
+    def _ask(self, command: str) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.execute_command(command)
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not true():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not within {PATIENCE_S:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def _folder() -> Path:
+    """One that the user whom PostgreSQL runs as can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="heliograph-test-"))
+    folder.chmod(0o711)
+    (folder / "logs").mkdir()
+    return folder
