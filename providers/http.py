@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -160,6 +161,12 @@ def word(value: object) -> str | None:
     return None
 
 
+def masker(secrets: Collection[str]) -> Callable[[str], str]:
+    """Blots the secrets out of a text; a function, so that no repr shows them."""
+    pattern = re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))) or "(?!)")
+    return lambda text: pattern.sub("…", text)
+
+
 def explainer(judge: Callable[[WireAnswer], Finding]) -> Callable[[str, bytes], Verdict]:
     """`Kind.explain` out of the function that judges a kind's answers."""
 
@@ -186,7 +193,7 @@ class HttpCourier(ABC):
             raise fault(settings, "base_url", str(error)) from None
         self.longest_call_s = settings.timeout_s
         self._coalesces = settings.batch > 1
-        self._secrets = tuple(secret for secret in secrets if len(secret) > 3)
+        self._mask = masker(secrets)
         self._transport = transport or LineTransport(
             self.base, timeout_s=settings.timeout_s, most_bytes=self.most_bytes
         )
@@ -253,19 +260,7 @@ class HttpCourier(ABC):
 
     def _masked(self, answer: Answer) -> Answer:
         """Providers like to repeat what they were told."""
-        detail = answer.detail
-        if detail is None or not any(secret in detail for secret in self._secrets):
-            return answer
-        for secret in self._secrets:
-            detail = detail.replace(secret, "…")
-        return Answer(
-            outcome=answer.outcome,
-            code=answer.code,
-            detail=detail,
-            provider_message_id=answer.provider_message_id,
-            retry_after_s=answer.retry_after_s,
-            scope=answer.scope,
-        )
+        return answer if answer.detail is None else replace(answer, detail=self._mask(answer.detail))
 
 
 def _lost(failure: WireFailure) -> Answer:

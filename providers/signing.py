@@ -39,7 +39,7 @@ def sign(
     service: str,
     timestamp: str,
 ) -> list[tuple[str, str]]:
-    """The headers to send with the request, `host` among them.
+    """The headers to send with the request, beside `host`, which is signed and must be sent as it is given here.
 
     `timestamp` is `YYYYMMDDTHHMMSSZ`, within five minutes of the provider's clock. `path` is as sent (encoded once):
     it is encoded once more here, as every service but S3 wants it. `query` is not encoded yet.
@@ -68,7 +68,7 @@ def sign(
     signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
     credential = f"{credentials.access_key_id}/{scope}"
     authorization = f"{ALGORITHM} Credential={credential}, SignedHeaders={signed}, Signature={signature}"
-    return [*headers.items(), ("authorization", authorization)]
+    return [*((name, headers[name]) for name in names if name != "host"), ("authorization", authorization)]
 
 
 def canonical_query(query: Sequence[tuple[str, str]]) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from importlib.metadata import version
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from heliograph.actors.ports.courier import Begin
 
 MIB: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024
+USER_AGENT: Final = f"heliograph/{version('heliograph')}"
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 IDLE_S: Final = 30.0
 """Servers close quiet connections after 5 s to some minutes, and say so in `Keep-Alive` or by closing; both are seen
@@ -59,7 +61,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireRequest:
-    """`target` is path and query as sent, with the base's prefix. Headers and body hold secrets: not in the repr."""
+    """`target` is path and query as sent, with the base's prefix; the transport adds `host` and the body's length.
+    Headers and body hold secrets: not in the repr."""
 
     method: str
     target: str = field(repr=False)
@@ -149,10 +152,11 @@ class _Lost(Exception):
 class _Line:
     """One connection, for one call at a time. `used`: it has carried a call to its end."""
 
-    def __init__(self, stream: trio.abc.Stream, socket: trio.socket.SocketType, *, secure: bool) -> None:
+    def __init__(self, stream: trio.abc.Stream, socket: trio.socket.SocketType, base: Base) -> None:
         self._stream = stream
         self._socket = socket
-        self._secure = secure
+        self._secure = base.secure
+        self._headers = (("host", base.authority), ("user-agent", USER_AGENT), ("accept-encoding", "identity"))
         self._http = h11.Connection(h11.CLIENT)
         self._good_until_s = trio.current_time() + IDLE_S
         self._broken = False
@@ -198,7 +202,7 @@ class _Line:
 
     def _encode(self, request: WireRequest) -> tuple[bytes, bytes]:
         """Head and body apart: while only the head has left, nothing can have been acted on."""
-        headers = [*request.headers, ("content-length", str(len(request.body)))]
+        headers = [*self._headers, *request.headers, ("content-length", str(len(request.body)))]
         head = self._http.send(h11.Request(method=request.method, target=request.target, headers=headers))
         body = self._http.send(h11.Data(data=request.body)) if request.body else b""
         self._http.send(h11.EndOfMessage())
@@ -300,7 +304,7 @@ class LineTransport:
         except OSError as error:
             raise _Lost("unreachable", f"no connection to {base.authority}: {_why(error)}") from error
         if self._tls is None:
-            return _Line(tcp, tcp.socket, secure=False)
+            return _Line(tcp, tcp.socket, base)
         tls = trio.SSLStream(tcp, self._tls, server_hostname=base.host, https_compatible=True)
         try:
             await tls.do_handshake()
@@ -310,7 +314,7 @@ class LineTransport:
             if isinstance(error, trio.BrokenResourceError):
                 raise _tls_fault(base, error) from error
             raise
-        return _Line(tls, tcp.socket, secure=True)
+        return _Line(tls, tcp.socket, base)
 
     async def aclose(self) -> None:
         while self._idle:
