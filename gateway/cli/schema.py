@@ -209,8 +209,8 @@ class Provider(Table):
     concurrency: Whole = Field(32, ge=1, le=10_000, description="calls in flight, per supervisor")
     batch: Whole = Field(1, ge=1, le=1000, description="most messages in one call, where there is a bulk call")
     timeout: Duration = Field(10.0, ge=0.01, le=300, description="for the whole call")
-    credentials: Annotated[dict[str, str], IsSecret()] = Field({}, description="by kind")
-    options: dict[str, Any] = Field({}, description="by kind")
+    credentials: Annotated[dict[str, str], IsSecret()] = Field({}, description="by kind: api_key, …")
+    options: dict[str, Any] = Field({}, description="by kind: route, entity_id, configuration_set, …")
     breaker: Breaker = Field(default_factory=Breaker, description="when to stop asking")
 
     @field_validator("kind")

@@ -1,0 +1,215 @@
+"""`heliograph check`: is everything such that a supervisor will run, and run well? One line each, with the mend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import trio
+import typer
+
+from heliograph.actors.model.errors import HeliographError
+from heliograph.gateway.cli import output
+from heliograph.gateway.cli.output import JsonFlag
+from heliograph.gateway.cli.state import DEFAULT_FOLDER, Folder
+from heliograph.gateway.cli.system import ConfigFile
+
+if TYPE_CHECKING:
+    from heliograph.actors.model.provider import ProviderSettings
+    from heliograph.actors.model.settings import Config
+
+LATENESS_S: Final = 0.02
+"""How much of a bucket the send slots give up so that the rate holds: at a smaller burst the rate is not reached."""
+OLDEST_POSTGRES: Final = 14
+OLDEST_REDIS: Final = (6, 2)
+LIVE_S: Final = 30.0
+DURABILITY: Final = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit') ORDER BY name"
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    name: str
+    status: Status
+    detail: str
+    mend: str | None = None
+
+
+def add(app: typer.Typer) -> None:
+    app.command()(check)
+
+
+def check(
+    config: ConfigFile = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask each provider's harmless endpoint.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Look for messages unaccounted for; reads every row.")] = False,
+    json: JsonFlag = False,  # noqa: ARG001
+) -> None:
+    """Check configuration, versions, stores and providers. Exit 1 where something is wrong."""
+    from heliograph.gateway.cli import config as configuration
+
+    running = None if config else Folder(DEFAULT_FOLDER).running()
+    stores = running and {
+        "HELIOGRAPH_POSTGRES__URL": running.postgres_url,
+        "HELIOGRAPH_REDIS__URL": running.redis_url,
+    }
+    # What `up` runs here is checked where nothing else is named; its providers are a sandbox's.
+    need = configuration.EVERYTHING - ({configuration.Need.PROVIDERS} if stores else set())
+    loaded = configuration.load(config, {**(stores or {}), **os.environ}, need=need)
+    lines = trio.run(_all, loaded.config, live, deep)
+    good = all(line.status is not Status.FAILED for line in lines)
+    output.show({"ok": good, "checks": [asdict(line) for line in lines]}, *map(_written, lines))
+    raise typer.Exit(0 if good else output.FAILED)
+
+
+def _written(line: Line) -> str:
+    return f"{line.status:7}  {line.name}: {line.detail}" + (f"; {line.mend}" if line.mend else "")
+
+
+async def _all(config: Config, live: bool, deep: bool) -> list[Line]:
+    versions = f"heliograph {importlib.metadata.version('heliograph')}, Python {platform.python_version()}"
+    lines = [
+        Line("configuration", Status.OK, f"{len(config.providers)} providers"),
+        Line("versions", Status.OK, versions),
+    ]
+    lines += await _blocking("postgres", lambda: list(_postgres(config.postgres_url)))
+    lines += await _blocking("redis", lambda: list(_redis(config.redis_url)))
+    for provider in config.providers:
+        lines += _provider(provider)
+        if live and not provider.test_only:
+            lines.append(await _live(provider))
+    if deep:
+        lines.append(await _deep(config.postgres_url))
+    return lines
+
+
+async def _blocking(name: str, look: Callable[[], list[Line]]) -> list[Line]:
+    try:
+        return await trio.to_thread.run_sync(look)
+    except HeliographError as error:
+        return [Line(name, Status.FAILED, str(error), "start it, or correct its url")]
+
+
+def _postgres(url: str) -> Iterator[Line]:
+    import psycopg
+
+    from heliograph.actors.ledger import migrate
+    from heliograph.gateway.cli.database import ask_postgres
+
+    ask_postgres(url)
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        version = connection.info.server_version // 10_000
+        settings = {
+            name: (connection.execute(f"SHOW {name}").fetchone() or ("",))[0]
+            for name in ("fsync", "synchronous_commit")
+        }
+    if version < OLDEST_POSTGRES:
+        yield Line("postgres", Status.FAILED, f"version {version}", f"PostgreSQL {OLDEST_POSTGRES} or newer is needed")
+    else:
+        yield Line("postgres", Status.OK, f"version {version}")
+    for name, value in settings.items():
+        if value == "off":
+            yield Line(f"postgres {name}", Status.FAILED, "off: a crash may lose accepted messages", f"set {name} = on")
+        else:
+            yield Line(f"postgres {name}", Status.OK, value)
+    pending = migrate.pending(url)
+    if pending:
+        yield Line("migrations", Status.FAILED, f"{len(pending)} are missing", "run `heliograph migrate`")
+    else:
+        yield Line("migrations", Status.OK, "the database is at this version")
+
+
+def _redis(url: str) -> Iterator[Line]:
+    import redis
+
+    from heliograph.gateway.cli.database import ask_redis
+
+    ask_redis(url)
+    with redis.Redis.from_url(url, socket_timeout=5, decode_responses=True) as client:
+        version = str(client.info("server")["redis_version"])
+        try:
+            settings = {name: client.config_get(name)[name] for name in ("maxmemory-policy", "maxmemory", "appendonly")}
+        except (redis.ResponseError, KeyError):
+            settings = None  # managed services often forbid CONFIG
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
+        yield Line("redis", Status.FAILED, f"version {version}", "Redis 6.2 or newer is needed")
+    else:
+        yield Line("redis", Status.OK, f"version {version}")
+    if settings is None:
+        detail = "CONFIG is forbidden here, so eviction and persistence cannot be read"
+        yield Line("redis settings", Status.WARNING, detail, "see that maxmemory-policy is noeviction")
+        return
+    yield from _redis_settings(settings)
+
+
+def _redis_settings(settings: dict[str, Any]) -> Iterator[Line]:
+    policy = settings["maxmemory-policy"]
+    if policy == "noeviction":
+        yield Line("redis eviction", Status.OK, policy)
+    else:
+        status = Status.WARNING if settings["maxmemory"] == "0" else Status.FAILED
+        detail = f"{policy}: hints and rate limits may be thrown away"
+        yield Line("redis eviction", status, detail, "CONFIG SET maxmemory-policy noeviction")
+    if settings["appendonly"] == "yes":
+        yield Line("redis persistence", Status.OK, "append-only file")
+    else:
+        detail = "no append-only file: after a restart everything is queued again from PostgreSQL"
+        yield Line("redis persistence", Status.WARNING, detail, "CONFIG SET appendonly yes")
+
+
+def _provider(provider: ProviderSettings) -> Iterator[Line]:
+    name = f"provider {provider.name}"
+    kept_for = " (for test keys only)" if provider.test_only else ""
+    yield Line(name, Status.OK, f"{provider.kind}, {provider.channel}, credentials complete{kept_for}")
+    least = 1 + provider.rate * LATENESS_S
+    if provider.burst < least:
+        detail = f"with a burst of {provider.burst:g} its rate of {provider.rate:g} is not reached"
+        yield Line(name, Status.WARNING, detail, f"set burst to {least:g} or more, if the provider allows it")
+
+
+async def _live(provider: ProviderSettings) -> Line:
+    from heliograph.actors.model.attempt import Outcome
+    from heliograph.providers import build
+
+    name = f"provider {provider.name} live"
+    courier = build(provider)
+    try:
+        with trio.fail_after(LIVE_S):
+            answer = await courier.check()
+    except trio.TooSlowError:
+        return Line(name, Status.FAILED, f"no answer within {LIVE_S:g} s", "is its address reachable from here?")
+    finally:
+        with trio.move_on_after(LIVE_S, shield=True):
+            await courier.aclose()
+    detail = answer.detail or answer.code or str(answer.outcome)
+    match answer.outcome:
+        case Outcome.ACCEPTED:
+            return Line(name, Status.OK, detail)
+        case Outcome.MISCONFIGURED:
+            return Line(name, Status.FAILED, detail, "correct its credentials or account")
+        case _:
+            return Line(name, Status.FAILED, f"{answer.outcome}: {detail}", "ask again later")
+
+
+async def _deep(url: str) -> Line:
+    from heliograph.gateway.cli.database import ledger_at
+
+    try:
+        async with ledger_at(url) as ledger:
+            drift = await ledger.stats.drift()
+    except HeliographError as error:
+        return Line("accounting", Status.FAILED, str(error))
+    if drift:
+        mend = "please report it, with the supervisors' logs"
+        return Line("accounting", Status.FAILED, f"{drift} messages are unaccounted for", mend)
+    return Line("accounting", Status.OK, "every accepted message is accounted for")
