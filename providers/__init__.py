@@ -11,7 +11,7 @@ from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
-from heliograph.providers import bulksms, fast2sms, sendgrid, ses
+from heliograph.providers import bulksms, fast2sms, gmail, sendgrid, ses, smtp
 from heliograph.providers.kinds import Kind, fault, nearest
 from heliograph.providers.sandbox import SandboxCourier
 from heliograph.providers.verdicts import Verdict
@@ -21,6 +21,8 @@ KINDS: Final[dict[str, Kind]] = {
     "bulksms": bulksms.KIND,
     "ses": ses.KIND,
     "sendgrid": sendgrid.KIND,
+    "smtp": smtp.KIND,
+    "gmail": gmail.KIND,
     "sandbox": Kind(channels=frozenset(Channel), courier=SandboxCourier, batch=1000),
 }
 
