@@ -61,7 +61,7 @@ REDIS_AWAY_S: Final = 0.5
 PUBLISH_S: Final = 0.1
 LAST_WORDS_S: Final = 2.0
 MOST_MOVES: Final = 4
-MOST_ASKED: Final = 1000
+MOST_TOLD: Final = 1000
 STATE_NUMBERS: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 CUT_OFF: Final = Answer(
     outcome=Outcome.UNKNOWN, code="cut_off", detail="The supervisor was stopped before the provider answered."
@@ -128,7 +128,7 @@ class ProviderActor:
         self._pace_share = Pace()
         self._hand = Hand(batch=settings.batch, largest=self._shape.burst)
         self._questions: deque[Held] = deque()
-        self._asked: dict[tuple[str, int], Settled | None] = {}
+        self._told_before: dict[tuple[str, int], Settled | None] = {}
         self._permits: list[_Permit] = []
         self._verdicts: deque[tuple[_Permit, Verdict]] = deque()
         self._pause_to_tell_until_s = -inf
@@ -360,35 +360,27 @@ class ProviderActor:
     # -------------------------------------------------------------------------------------- ends of a call
 
     async def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
-        now_s, now = self._clock.boot_s(), self._clock.now()
+        """An answer gets to the journal even where our own bookkeeping is at fault."""
+        ended = [(held, self._finished(held, answer)) for held, answer in zip(call.held, answers, strict=True)]
+        try:
+            self._take_note(call, answers)
+        finally:
+            await self._report(ended)
+
+    def _take_note(self, call: _Call, answers: Sequence[Answer]) -> None:
+        now_s = self._clock.boot_s()
         began_s = call.picked_s if call.begun_s is None else call.begun_s
         took_s = now_s - began_s
         self._durations.observe(took_s)
+        for held, answer in zip(call.held, answers, strict=True):
+            self._outcomes[answer.outcome].inc()
+            if answer.outcome is Outcome.ACCEPTED and (parts := held.tracked.message.parts):
+                self._parts.inc(parts)
         self._completed.add(now_s, len(answers))
         self._judge(call, weigh(answers, took_s, self._settings.breaker), now_s, answers)
         self._heed(answers, began_s, now_s)
         if now_s - self._published_s >= PUBLISH_S:
             self._publish(now_s)
-        ended: list[tuple[Held, Ended]] = []
-        for held, answer in zip(call.held, answers, strict=True):
-            self._outcomes[answer.outcome].inc()
-            if answer.outcome is Outcome.ACCEPTED and (parts := held.tracked.message.parts):
-                self._parts.inc(parts)
-            ended.append(
-                (
-                    held,
-                    AttemptFinished(
-                        tracked=held.tracked,
-                        number=held.number,
-                        provider=self._name,
-                        started_at=held.started_at,
-                        finished_at=now,
-                        answer=answer,
-                        settles=held.settles,
-                    ),
-                )
-            )
-        await self._report(ended)
 
     def _judge(self, call: _Call, evidence: Evidence, now_s: float, answers: Sequence[Answer]) -> None:
         """Breaker and permit. An opening stops everything here at once; the cluster is told next."""
@@ -469,35 +461,29 @@ class ProviderActor:
 
     def _ask_first(self, held: Held, number: int) -> None:
         """Look the attempt that never was answered up, before another call. What was told once is not asked again."""
-        now_s = self._clock.boot_s()
-        key = (held.tracked.message.id, number)
-        if key in self._asked:
-            settled = self._asked.pop(key)
-            held.settles = None if settled is None else (number, settled)
-            self._hold(held, now_s)
-            return
         held.ask = number
+        key = (held.tracked.message.id, number)
+        if key in self._told_before:
+            self._hear(held, self._told_before.pop(key))
+            return
         self._questions.append(held)
         self._pacer.ring()
         self._keeper.ring()
         self._reserver.ring()
         self._stir(1)
 
-    def _next_question(self, now_s: float) -> tuple[Held, _Permit | None] | None:
+    def _next_question(self, now_s: float) -> tuple[Held, int, _Permit | None] | None:
         if not self._questions:
             return None
-        match self._admission(now_s):
-            case Admission.GO:
-                return self._questions.popleft(), None
-            case Admission.PROBE if self._permits:
-                return self._questions.popleft(), self._permits.pop()
-            case _:
-                return None
+        admission = self._admission(now_s)
+        if admission not in (Admission.GO, Admission.PROBE) or (admission is Admission.PROBE and not self._permits):
+            return None
+        permit = self._permits.pop() if admission is Admission.PROBE else None
+        held = self._questions.popleft()
+        return None if held.ask is None else (held, held.ask, permit)
 
-    async def _ask(self, held: Held, permit: _Permit | None) -> None:
-        message, number = held.tracked.message, held.ask
-        if number is None:
-            raise ValueError("nothing to ask about")
+    async def _ask(self, held: Held, number: int, permit: _Permit | None) -> None:
+        message = held.tracked.message
         settled: Settled | None = None
         self._busy += 1
         try:
@@ -513,40 +499,45 @@ class ProviderActor:
             self._complain(bug)
         finally:
             self._busy -= 1
-            self._return(permit)
+            if permit is not None:
+                self._permits.append(permit)  # for the call that follows; the reserver returns it where it is stale
+                self._reserver.ring()
         await self._told(held, number, settled)
 
     async def _told(self, held: Held, number: int, settled: Settled | None) -> None:
         match settled:
             case Settled.ACCEPTED:
-                told = EarlierSettled(
+                word = EarlierSettled(
                     tracked=held.tracked,
                     number=held.number,
                     provider=self._name,
                     started_at=held.started_at,
                     settled_number=number,
                 )
-                await self._report([(held, told)])
+                await self._report([(held, word)])
             case Settled.REJECTED:
                 held.settles = (number, settled)
                 self._outcomes[Outcome.REJECTED].inc()
                 await self._report([(held, self._finished(held, HAD_REFUSED))])
             case Settled.NOT_SENT | None:
-                held.ask = None
-                held.settles = None if settled is None else (number, settled)
-                if held.lapses_s <= self._clock.boot_s():
-                    self._remember(held.tracked.message.id, number, settled)
-                    await self._release([held])
-                else:
-                    self._hold(held, self._clock.boot_s())
+                self._hear(held, settled)
             case _ as never:
                 assert_never(never)
 
-    def _remember(self, message_id: str, number: int, settled: Settled | None) -> None:
+    def _hear(self, held: Held, settled: Settled | None) -> None:
+        """It was not sent, or nobody can tell: call."""
+        held.told = True
+        if settled is not None and held.ask is not None:
+            held.settles = (held.ask, settled)
+        self._hold(held, self._clock.boot_s())
+
+    def _remember(self, held: Held) -> None:
         """For the next claim of the same message: an answer that takes longer than a claim would else never help."""
-        if len(self._asked) >= MOST_ASKED:
-            del self._asked[next(iter(self._asked))]
-        self._asked[message_id, number] = settled
+        if not held.told or held.ask is None:
+            return
+        if len(self._told_before) >= MOST_TOLD:
+            del self._told_before[next(iter(self._told_before))]
+        self._told_before[held.tracked.message.id, held.ask] = held.settles[1] if held.settles else None
 
     # ------------------------------------------------------------------------------------- to the journal
 
@@ -564,13 +555,12 @@ class ProviderActor:
 
     async def _release(self, unsent: Sequence[Held]) -> None:
         """Give claims up: nothing was sent, nothing is counted."""
-        if unsent:
-            await self._report(
-                [
-                    (held, AttemptReleased(tracked=held.tracked, number=held.number, provider=self._name))
-                    for held in unsent
-                ]
-            )
+        ended: list[tuple[Held, Ended]] = []
+        for held in unsent:
+            self._remember(held)
+            ended.append((held, AttemptReleased(tracked=held.tracked, number=held.number, provider=self._name)))
+        if ended:
+            await self._report(ended)
 
     async def _report(self, ended: Sequence[tuple[Held, Ended]]) -> None:
         """Tell the journal, waiting for room. Cancelled meanwhile it tells the rest all the same, within a limit."""
@@ -724,6 +714,7 @@ class ProviderActor:
 
     async def _ask_for_permits(self) -> None:
         """As many as there is to send. Where others have them all, what we hold goes back."""
+        await self._tell_verdicts()  # what we still owe would count against us
         epoch, most = self._breaker.epoch, self._settings.breaker.half_open_permits
         ttl_s = self._courier.longest_call_s + PROBE_WITHIN_S
         while len(self._permits) < min(len(self._hand) + len(self._questions), most):

@@ -33,8 +33,8 @@ class Slot:
 class Held:
     """A claimed message that waits for its call. Times in seconds are on the boot clock.
 
-    `batch_key` None: it goes alone. `ask`: the number of its last attempt, which ended without an answer and has to
-    be asked about first. `settles`: what that told.
+    `batch_key` None: it goes alone. `ask`: the number of its last attempt, which ended without an answer and is to be
+    asked about first; `told`: that was done; `settles`: what it told.
     """
 
     tracked: Tracked
@@ -46,6 +46,7 @@ class Held:
     cost: int
     batch_key: Hashable | None = None
     ask: int | None = None
+    told: bool = False
     settles: tuple[int, Settled] | None = None
 
     @property
@@ -70,7 +71,7 @@ class Hand:
     def __init__(self, *, batch: int, largest: float) -> None:
         self._batch = batch
         self._largest = largest
-        self._heap: list[tuple[int, str, int, Held]] = []
+        self._heap: list[tuple[int, float, int, Held]] = []
         self._grants: deque[_Grant] = deque()
         self._serial = 0
         self._lapse_s = inf
@@ -81,10 +82,9 @@ class Hand:
     # ------------------------------------------------------------------------------------------- messages
 
     def add(self, held: Held) -> None:
-        """By priority, then by age: a message's id begins with its time."""
-        message = held.tracked.message
+        """By priority, then by the age of the claim: lanes are in order already, and the oldest claim lapses first."""
         self._serial += 1
-        heappush(self._heap, (RANK[message.priority], message.id, self._serial, held))
+        heappush(self._heap, (RANK[held.priority], held.deadline_s, self._serial, held))
         self._lapse_s = min(self._lapse_s, held.lapses_s)
 
     def clear(self) -> list[Held]:

@@ -48,6 +48,11 @@ class Desk:
             return None
         return self._blocked_until_s - now_s, self._blocked_for
 
+    @property
+    def held(self) -> int:
+        """How many messages are claimed or being claimed for it, here."""
+        return sum(self._held.values())
+
     def view(self) -> ProviderView:
         return ProviderView(
             settings=self.settings,
