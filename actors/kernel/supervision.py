@@ -56,10 +56,12 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A branch: children under one nursery, restarted as a whole when one of them escalates."""
+    """A branch: children under one nursery, restarted as a whole when one of them escalates. With `together` they are
+    drained at the same time, not from the last to the first."""
 
     name: str
     children: Sequence[ChildSpec | Group]
+    together: bool = False
     intensity: Intensity = Intensity(most=3, window_s=300.0)
     exceeded: Exceeded = field(default=Exceeded.ESCALATE)
 
@@ -97,8 +99,13 @@ class Supervisor:
             task_status.started()
 
     async def drain(self) -> None:
-        """Finish the children from the last to the first, each within its grace."""
+        """Finish the children, each within its grace."""
         self._draining.set()
+        if self._group.together:
+            async with trio.open_nursery() as nursery:
+                for child in self._group.children:
+                    nursery.start_soon(self._finish, child)
+            return
         for child in reversed(self._group.children):
             await self._finish(child)
 
