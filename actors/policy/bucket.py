@@ -69,7 +69,7 @@ def reserve(
     """Up to `want` slots of `cost` recipients each, none later than `horizon_us` from now.
 
     A missing level counts as "just spent": as late as a lost one can have been, if nobody looks further ahead than
-    `HORIZON_S`. It costs that long and the burst. `cost` is at most the shape's burst.
+    `HORIZON_S`. It costs that long and the burst. `cost` is from 1 to the shape's burst.
 
     >>> reserve(Level(0, 0), 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=15_000).slots_us
     (5000000, 5000000, 5010000)
@@ -101,7 +101,7 @@ def next_in(next_us: int, now_us: int, horizon_s: float) -> float:
 
 def check_reserve(bucket: BucketShape, *, cost: float, horizon_us: float) -> None:
     """ValueError where the rate could not be kept; the caller's mistake, never chance."""
-    if not 0 < cost <= bucket.burst:
+    if not 1 <= cost <= bucket.burst:
         raise ValueError(f"a call of {cost:g} recipients does not fit a usable burst of {bucket.burst:g}")
     if not 0 <= horizon_us <= HORIZON_S * 1e6:
         raise ValueError(f"slots are given at most {HORIZON_S:g} s ahead, not {horizon_us / 1e6:g} s")

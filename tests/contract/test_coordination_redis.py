@@ -1,0 +1,85 @@
+"""The coordination on real Redis keeps the contract, and its script computes what the policy does."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+import trio
+
+from heliograph.actors.kernel.clock import SystemClock
+from heliograph.actors.model.errors import QueueDown
+from heliograph.actors.policy.bucket import HORIZON_S, Level, reserve, shape
+from heliograph.actors.ports.coordination import Coordination
+from heliograph.actors.queue.coordination import RESERVE, open_coordination
+from tests.contract.coordination_suite import CoordinationSuite, ask, filled
+from tests.support.redis_world import RedisWorld
+from tests.support.services import RedisServer
+
+
+class CoordinationWorld(RedisWorld):
+    async def coordination(self, supervisor: str) -> Coordination:
+        return await self.keep(open_coordination(self.url, supervisor, self.boot_s))
+
+    def boot_s(self) -> float:
+        return SystemClock().boot_s()
+
+
+class TestRedisCoordination(CoordinationSuite):
+    @pytest.fixture
+    async def world(self, two_servers: tuple[RedisServer, RedisServer]) -> AsyncIterator[CoordinationWorld]:
+        async with trio.open_nursery() as nursery:
+            world = CoordinationWorld(nursery, *two_servers)
+            await world.start()
+            yield world
+            await world.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_script_and_the_policy_give_the_same_numbers_out(redis_url: str, seed: int):
+    draw = random.Random(seed)
+    keys = ["heliograph:breaker:{p}", "heliograph:permits:{p}", "heliograph:pause:{p}", "heliograph:bucket:{p}:x"]
+    slots_seen = 0
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        script = client.register_script(RESERVE.text)
+        for _ in range(100):
+            bucket = shape(draw.choice([0.5, 7, 333.3, 20_000]), draw.choice([1, 2.5, 30, 1000]))
+            want, cost = draw.randrange(65), draw.uniform(1, bucket.burst)
+            horizon_us = draw.uniform(0, HORIZON_S * 1e6)
+            if draw.random() < 0.3:  # sooner than time would pass
+                stale = int(client.time()[0] * 1e6) - draw.randrange(10**7)
+                client.set(keys[3], f"{stale + draw.randrange(10**6)}:{stale}")
+            if draw.random() < 0.1:
+                client.delete(keys[3])
+            before = client.get(keys[3])
+            level = Level(*map(int, before.split(":"))) if before else None
+            numbers = [bucket.interval_s * 1e6, bucket.burst, want, horizon_us, cost, HORIZON_S * 1e6]
+            _, now_us, _, next_us, slots = script(keys, [repr(number) for number in numbers])
+            expected = reserve(level, int(now_us), bucket, want=want, cost=cost, horizon_us=horizon_us)
+            assert [int(slot) for slot in slots.split()] == list(expected.slots_us)
+            assert int(next_us) == expected.next_us
+            assert client.get(keys[3]) == f"{expected.level.empty_us}:{expected.level.seen_us}"
+            slots_seen += len(expected.slots_us)
+    assert slots_seen > 100
+
+
+async def test_a_server_started_on_an_older_file_gives_no_slot_that_was_used_before():
+    server = RedisServer()
+    try:
+        async with open_coordination(server.url, "a", SystemClock().boot_s) as coordination:
+            await filled(coordination, SystemClock().boot_s)
+            with redis.Redis.from_url(server.url) as client:
+                client.save()
+            while (await ask(coordination, want=64)).slots:
+                pass
+            await trio.to_thread.run_sync(server.restart, signal.SIGKILL)
+            with redis.Redis.from_url(server.url, decode_responses=True) as client:
+                assert client.keys("heliograph:bucket:*"), "the old bucket is there, under the old run's name"
+            with pytest.raises(QueueDown):
+                await ask(coordination)
+            assert (await ask(coordination, want=64)).slots == ()
+    finally:
+        server.remove()
