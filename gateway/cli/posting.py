@@ -36,9 +36,11 @@ Answer = dict[str, Any]
 class Poster:
     """For one command. Only CommandFailed comes out: the key is refused, or nobody has answered for long."""
 
-    def __init__(self, where: Target) -> None:
+    def __init__(self, where: Target, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._where = where
-        self._http = httpx.AsyncClient(base_url=where.url, headers=where.headers(), timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=where.url, headers=where.headers(), timeout=TIMEOUT_S, trust_env=False, transport=transport
+        )
         self._not_before = 0.0  # of trio's clock: the gateway asked everybody to wait until then
         self._last_success = trio.current_time()
 
