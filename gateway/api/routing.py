@@ -1,0 +1,121 @@
+"""A route as data: what the application registers and the OpenAPI page shows is the same table.
+
+Handlers know nothing of the web framework: they take a `Call` and answer a `Reply`, and raise `Refused` or an error of
+the ports. Each resource's file ends in its own `ROUTES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import orjson
+from werkzeug.datastructures import Headers
+
+from heliograph.actors.model.access import ApiKey, ScopeName
+from heliograph.gateway.api.cluster import ClusterView
+from heliograph.gateway.api.drafts import Drafter
+from heliograph.gateway.api.idempotency import InFlight
+from heliograph.gateway.api.schemas import Body, Query
+from heliograph.gateway.auth import Authenticator
+from heliograph.gateway.limits import OTHER_BYTES
+from heliograph.gateway.problems import Code
+from heliograph.gateway.services import Services
+
+B = TypeVar("B", bound=Body | None)
+Q = TypeVar("Q", bound=Query | None)
+
+ULID: Final = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+KINDS_OF_ID: Final[Mapping[str, str]] = {
+    "message": f"msg_{ULID}",
+    "operation": f"op_{ULID}",
+    "key": f"key_{ULID}",
+    "provider": "[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+}
+"""Kinds of path parameters, and the pattern that each keeps to; a path that does not is no path: 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`body` is JSON, ready to be sent, unless `content_type` says otherwise; a `stream` has no end of its own."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    stream: AsyncIterator[bytes] | None = None
+
+
+def json_reply(status: int, answer: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, dumps(answer), headers or {})
+
+
+def dumps(answer: object) -> bytes:
+    """JSON with times in UTC with `Z`."""
+    return orjson.dumps(answer, option=orjson.OPT_UTC_Z)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the requests of one process have in common. `streams` counts those that are open."""
+
+    authenticator: Authenticator
+    drafter: Drafter
+    in_flight: InFlight
+    cluster: ClusterView
+    streams: int = 0
+
+    @classmethod
+    def of(cls, services: Services) -> Shared:
+        drafter = Drafter(services.config, services.router)
+        return cls(Authenticator(services.ledger.keys), drafter, InFlight(), ClusterView(services))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[B, Q]):
+    """A request that was let in. `id` is the path's one parameter, '' where it has none; `raw` the body's bytes."""
+
+    services: Services
+    shared: Shared
+    key: ApiKey
+    id: str
+    body: B
+    query: Q
+    raw: bytes
+    headers: Headers
+    request_id: str
+
+
+Handler = Callable[[Call[B, Q]], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route(Generic[B, Q]):
+    """`path` is written as in OpenAPI; its parameter, if any, is of the kind `id_kind`.
+
+    `body` and `query` are read and checked before the handler is called. A handler that reads `raw` itself names what
+    it takes in `documents`. `answer` describes what comes with `status`; `also` are the
+    problems that are this route's own."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Handler[B, Q]
+    summary: str
+    tag: str
+    scope: ScopeName
+    id_kind: str = ""
+    body: type[B] | None = None
+    query: type[Q] | None = None
+    documents: Any = None
+    answer: Any = None
+    status: int = 200
+    other_answers: Mapping[int, Any] = field(default_factory=dict)
+    also: tuple[Code, ...] = ()
+    most_bytes: int = OTHER_BYTES
+    idempotent_by_key: bool = False
+    answer_type: str = "application/json"
+
+    @property
+    def takes_json(self) -> bool:
+        return self.body is not None or self.documents is not None

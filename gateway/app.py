@@ -1,0 +1,256 @@
+"""The web application: every way of a request from the socket to a route's handler and back.
+
+`make_app` registers the table of routes; `serve_gateway` runs it under hypercorn as one child of the supervisor's tree.
+Nothing else of ours ever runs in the application's own nursery.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Counter, Histogram
+from quart import Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
+
+from heliograph.actors.model.errors import HeliographError
+from heliograph.actors.model.settings import GatewaySettings
+from heliograph.gateway.api import batch, dead_letters, keys, messages, operations, providers, public, stats
+from heliograph.gateway.api.docs import docs_page
+from heliograph.gateway.api.openapi import openapi
+from heliograph.gateway.api.reading import body_of, query_of
+from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shared, dumps
+from heliograph.gateway.api.schemas import Query
+from heliograph.gateway.auth import require
+from heliograph.gateway.limits import OTHER_BYTES, BoundedRequest
+from heliograph.gateway.listening import bind, serve_on
+from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
+from heliograph.gateway.services import Services
+
+log = structlog.get_logger()
+
+ROUTES: Final[tuple[Route[Any, Any], ...]] = (
+    *messages.ROUTES,
+    *batch.ROUTES,
+    *dead_letters.ROUTES,
+    *operations.ROUTES,
+    *providers.ROUTES,
+    *stats.ROUTES,
+    *keys.ROUTES,
+)
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
+
+
+def make_app(services: Services) -> QuartTrio:
+    app = QuartTrio(__name__, static_folder=None)
+    app.request_class = BoundedRequest
+    # Bodies bound themselves (limits.py), and no time-out of the framework's may cut a stream.
+    app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, PROPAGATE_EXCEPTIONS=False)
+    for kind, pattern in KINDS_OF_ID.items():
+        app.url_map.converters[kind] = _converter(kind, pattern)
+    front = _Front(services, app)
+    for route in ROUTES:
+        front.add(route)
+    for page in public.routes(services.readiness, services.draining, _openapi, _docs):
+        front.add_public(page)
+    app.before_request(front.begin)
+    app.after_request(front.finish)
+    app.register_error_handler(HTTPException, front.on_http_error)
+    app.register_error_handler(Exception, front.on_error)
+    _mount_console(app, services)
+    return app
+
+
+def _mount_console(app: QuartTrio, services: Services) -> None:
+    if importlib.util.find_spec("heliograph.gateway.console.routes") is not None:
+        from heliograph.gateway.console.routes import blueprint
+
+        app.register_blueprint(blueprint(services))
+
+
+@cache
+def _openapi() -> bytes:
+    return dumps(_description())
+
+
+@cache
+def _docs() -> bytes:
+    return docs_page(_description())
+
+
+@cache
+def _description() -> dict[str, Any]:
+    return openapi(ROUTES, public.routes(dict, bool, bytes, bytes))
+
+
+def _converter(kind: str, pattern: str) -> type[BaseConverter]:
+    return type(kind, (BaseConverter,), {"regex": pattern})
+
+
+class _Front:
+    """Lets requests in, calls the route's handler, and gives every answer its form."""
+
+    def __init__(self, services: Services, app: QuartTrio) -> None:
+        self._services = services
+        self._shared = Shared.of(services)
+        self._app = app
+        self._names: dict[str, str] = {}
+        self._counts: dict[tuple[str, str, int], Counter] = {}
+        self._times: dict[str, Histogram] = {}
+
+    # ------------------------------------------------------------------------------------ registration
+
+    def add(self, route: Route[Any, Any]) -> None:
+        async def view(id: str = "") -> Response:  # noqa: A002 - the name in the path
+            try:
+                return _response(await self._answer(route, id))
+            except HeliographError as error:
+                return self._problem(refusal_of(error))
+
+        self._register(route.method, route.path, route.path.replace("{id}", f"<{route.id_kind}:id>"), view)
+
+    def add_public(self, page: public.PublicRoute) -> None:
+        async def view() -> Response:
+            return _response(page.handler())
+
+        self._register("GET", page.path, page.path, view)
+
+    def _register(self, method: str, name: str, rule: str, view: Callable[..., Awaitable[Response]]) -> None:
+        endpoint = f"{method} {name}".replace(".", "_")
+        self._names[endpoint] = name
+        self._app.add_url_rule(rule, endpoint, view, methods=[method], provide_automatic_options=False)
+
+    # ---------------------------------------------------------------------------------------- requests
+
+    async def _answer(self, route: Route[Any, Any], path_id: str) -> Reply:
+        key = await self._shared.authenticator.key_of(request.headers)
+        require(key, route.scope)
+        query = query_of(route.query or Query, request.query_string)
+        raw = b""
+        if route.takes_json:
+            request.body.allow(route.most_bytes)
+            if not _JSON.fullmatch(request.headers.get("Content-Type", "").strip()):
+                raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
+            raw = await request.body.whole()
+        call = Call(
+            services=self._services,
+            shared=self._shared,
+            key=key,
+            id=path_id,
+            body=body_of(route.body, raw) if route.body is not None else None,
+            query=query,
+            raw=raw,
+            headers=request.headers,
+            request_id=g.request_id,
+        )
+        reply: Reply = await route.handler(call)
+        return reply
+
+    async def begin(self) -> Response | None:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        g.began = time.perf_counter()
+        if request.endpoint not in self._names:
+            request.body.allow(OTHER_BYTES)
+        if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+            # Whoever stands in front of us may believe the other one (RFC 9112, 6.1).
+            refusal = Refusal(Code.MALFORMED_REQUEST, "Transfer-Encoding and Content-Length exclude each other")
+            return self._problem(refusal)
+        return None
+
+    async def finish(self, response: Response) -> Response:
+        await request.body.drain()
+        response.headers["X-Request-Id"] = g.request_id
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        if not request.body.arrived:
+            response.headers["Connection"] = "close"
+        route = self._route_name()
+        method = request.method if request.method in METHODS else "other"
+        self._count(route, method, response.status_code)
+        self._time(route).observe(time.perf_counter() - g.began)
+        return response
+
+    async def on_http_error(self, error: HTTPException) -> Response:
+        headers = dict(error.get_headers())
+        return self._problem(refusal_of_status(error.code or 500, headers))
+
+    async def on_error(self, error: Exception) -> Response:
+        refusal = refusal_of(error)
+        if refusal.code is Code.INTERNAL:
+            log.error(
+                "http.failed", request=g.request_id, route=self._route_name(), error=type(error).__name__,
+                at=_origin(error),
+            )  # fmt: skip
+        return self._problem(refusal)
+
+    # ----------------------------------------------------------------------------------------- answers
+
+    def _problem(self, refusal: Refusal) -> Response:
+        body = dumps(refusal.problem(g.request_id))
+        return _response(Reply(refusal.status, body, refusal.headers, "application/problem+json"))
+
+    def _route_name(self) -> str:
+        if request.endpoint in self._names:
+            return self._names[request.endpoint]
+        return str(request.url_rule.rule) if request.url_rule is not None else "unmatched"
+
+    def _count(self, route: str, method: str, status: int) -> None:
+        labels = route, method, status
+        counter = self._counts.get(labels)
+        if counter is None:
+            counter = self._counts[labels] = self._services.metrics.http_requests.labels(*labels)
+        counter.inc()
+
+    def _time(self, route: str) -> Histogram:
+        histogram = self._times.get(route)
+        if histogram is None:
+            histogram = self._times[route] = self._services.metrics.http_request_duration.labels(route)
+        return histogram
+
+
+def _response(reply: Reply) -> Response:
+    if reply.stream is None or request.method == "HEAD":
+        response = Response(reply.body, reply.status, content_type=reply.content_type)
+    else:
+        response = Response(reply.stream, reply.status, content_type=reply.content_type)
+        response.timeout = None
+    response.headers.update(reply.headers)
+    response.headers.setdefault("Cache-Control", "no-store")
+    if reply.status == 204:
+        del response.headers["Content-Type"]
+    return response
+
+
+def _origin(error: BaseException) -> str:
+    """Where it was raised: file and line say enough for a log, and hold nothing of the request."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "unknown"
+
+
+async def serve_gateway(
+    services: Services,
+    settings: GatewaySettings,
+    *,
+    shutdown_trigger: Callable[[], Awaitable[None]],
+    ready: Callable[[str, int], None],
+) -> None:
+    """Serve until `shutdown_trigger` returns, then let requests end within the grace. `ready` is told the address and
+    port once connections are taken. ConfigurationError where they cannot be had."""
+    await serve_on(
+        bind(settings.host, settings.port, "gateway.bind"),
+        make_app(services),
+        shutdown_trigger=shutdown_trigger,
+        ready=ready,
+        grace_s=services.config.delivery.drain_grace_s,
+    )
