@@ -26,7 +26,7 @@ from heliograph.providers.kinds import Kind, Option, fault, text, whole
 from heliograph.providers.mime import Unsendable, build_mime, envelope, needs_utf8
 from heliograph.providers.smtp_dialogue import Features, Letter, Password, Sent, transaction
 from heliograph.providers.smtp_replies import Row, explainer
-from heliograph.providers.smtp_session import LAST_S, FixedLogin, Logins, Server, Session, Sessions
+from heliograph.providers.smtp_session import FixedLogin, Logins, Server, Session, Sessions
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import trusted
 
@@ -58,7 +58,7 @@ class SmtpCourier:
         self._most_recipients = most_recipients
         self._timeout_s = settings.timeout_s
         self._rows = rows
-        self.longest_call_s = settings.timeout_s + LAST_S + SLACK_S
+        self.longest_call_s = settings.timeout_s + options["final_answer"] + SLACK_S
         server = _server(settings, rows)
         self._sessions = Sessions(server, _context(settings), logins)
         self._room = trio.Semaphore(min(settings.concurrency, most_sessions or settings.concurrency))
@@ -205,6 +205,7 @@ def _server(settings: ProviderSettings, rows: tuple[Row, ...]) -> Server:
         tls=settings.tls,
         ehlo_name=options["ehlo_name"],
         timeout_s=settings.timeout_s,
+        final_answer_s=options["final_answer"],
         idle_s=options["idle"],
         mails_per_session=options["mails_per_session"],
         rows=rows,
@@ -251,6 +252,9 @@ OPTIONS: Final = {
     "ca_file": Option(parse=text, about="certificates (PEM) to trust besides the system's"),
     "envelope_sender": Option(parse=_address, about="where bounces go; the address in From by default"),
     "message_id_domain": Option(parse=_domain, about="what Message-ID ends in; the sender's domain by default"),
+    "final_answer": Option(
+        parse=_seconds, about="how much longer than `timeout` the answer to a whole mail may take", default=60.0
+    ),
     "idle": Option(parse=_seconds, about="how long an idle session is kept", default=60.0),
     "mails_per_session": Option(parse=whole(1, 10_000), about="mails before a session is given up", default=100),
 }

@@ -34,8 +34,6 @@ from heliograph.providers.smtp_dialogue import (
 from heliograph.providers.smtp_replies import Reply, Row, Stage
 from heliograph.providers.verdicts import clip
 
-LAST_S: Final = 60.0
-"""How much longer than the rest of a call the answer to the final dot may take: giving up on it makes `unknown`s."""
 GOODBYE_S: Final = 1.5
 CHUNK: Final = 16 * 1024
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
@@ -45,13 +43,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where a mail server is and how it is treated. `tls` is starttls, implicit or none."""
+    """Where a mail server is and how it is treated. `tls` is starttls, implicit or none. The answer to the final dot
+    may come `final_answer_s` later than any other: giving up on it makes attempts `unknown`."""
 
     host: str
     port: int
     tls: str
     ehlo_name: str | None = None
     timeout_s: float = 10.0
+    final_answer_s: float = 60.0
     idle_s: float = 60.0
     mails_per_session: int = 100
     rows: tuple[Row, ...] = ()
@@ -141,7 +141,7 @@ class Session:
     async def _say(self, say: Say, until_s: float, begin: Begin) -> Heard:
         replies: list[Reply] = []
         try:
-            with trio.move_on_at(until_s + (LAST_S if say.last else 0.0)):
+            with trio.move_on_at(until_s + (self._server.final_answer_s if say.last else 0.0)):
                 if say.begins:
                     begin()
                 if say.data:

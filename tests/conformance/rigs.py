@@ -22,6 +22,7 @@ from tests.support.emulators import bulksms as bulksms_emulator
 from tests.support.emulators import fast2sms as fast2sms_emulator
 from tests.support.emulators import sendgrid as sendgrid_emulator
 from tests.support.emulators import ses as ses_emulator
+from tests.support.emulators import smtp as smtp_emulator
 
 
 class Fault(Enum):
@@ -142,4 +143,72 @@ def http_rig(kind: str) -> Callable[..., AbstractAsyncContextManager[Rig]]:
     return opened
 
 
-RIGS: Final[dict[str, Callable[..., AbstractAsyncContextManager[Rig]]]] = {kind: http_rig(kind) for kind in CHANNELS}
+SMTP_MODES: Final[Mapping[Fault, smtp_emulator.Mode]] = {
+    Fault.UNAVAILABLE: smtp_emulator.Mode.UNAVAILABLE,
+    Fault.THROTTLED: smtp_emulator.Mode.THROTTLED,
+    Fault.REFUSED: smtp_emulator.Mode.REFUSE,
+    Fault.UNAUTHORIZED: smtp_emulator.Mode.UNAUTHORIZED,
+    Fault.LOST: smtp_emulator.Mode.LOST,
+    Fault.SILENT: smtp_emulator.Mode.SILENT,
+    Fault.GARBLED: smtp_emulator.Mode.GARBAGE,
+}
+
+
+@dataclass(slots=True)
+class MailServer:
+    emulator: smtp_emulator.Smtp
+
+    @property
+    def taken(self) -> Counter[str]:
+        return self.emulator.seen.taken
+
+    @property
+    def attempts(self) -> Counter[str]:
+        return Counter()
+
+    def fail(self, fault: Fault, times: int | None = None) -> None:
+        self.emulator.set(SMTP_MODES[fault], times)
+
+    def heal(self) -> None:
+        self.emulator.set(smtp_emulator.Mode.OK)
+
+
+def mail_settings(kind: str, port: int, **fields: Any) -> ProviderSettings:
+    """A server on this machine, in the clear; the answer to a mail is waited for no longer than any other."""
+    known: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": port,
+        "tls": "none",
+        "credentials": dict(zip(("username", "password"), smtp_emulator.LOGIN, strict=True)),
+        "options": {"final_answer": "0s"},
+        "timeout_s": RIG_TIMEOUT_S,
+        "sender": "Shop <hi@shop.in>",
+    }
+    return a_provider(kind, Channel.EMAIL, **known | fields)
+
+
+def mail_rig(kind: str, login: tuple[str, str]) -> Callable[..., AbstractAsyncContextManager[Rig]]:
+    @asynccontextmanager
+    async def opened(**fields: Any) -> AsyncIterator[Rig]:
+        with smtp_emulator.Smtp(login=login) as emulator:
+            settings = mail_settings(kind, emulator.port, **fields)
+            couriers = [build(settings)]
+
+            def again(**changes: Any) -> Courier:
+                couriers.append(build(mail_settings(kind, emulator.port, **fields | changes)))
+                return couriers[-1]
+
+            try:
+                yield Rig(kind, settings, couriers[0], MailServer(emulator), an_order(Channel.EMAIL), again)
+            finally:
+                for courier in couriers:
+                    await courier.aclose()
+
+    return opened
+
+
+RIGS: Final[dict[str, Callable[..., AbstractAsyncContextManager[Rig]]]] = {
+    **{kind: http_rig(kind) for kind in CHANNELS},
+    "smtp": mail_rig("smtp", smtp_emulator.LOGIN),
+    "gmail": mail_rig("gmail", (smtp_emulator.LOGIN[0], smtp_emulator.LOGIN[1].replace(" ", ""))),
+}
