@@ -26,8 +26,6 @@ from heliograph.gateway.cli import output
 from heliograph.gateway.cli.config import Need
 from heliograph.gateway.cli.state import DEFAULT_FOLDER, Folder
 
-WAIT_S: Final = 30.0
-"""How long a supervisor waits for the stores at its start."""
 ONE_TRY_S: Final = 3
 KEY_NAME: Final = "heliograph up"
 
@@ -73,7 +71,7 @@ async def ensure_key(url: str, secret: str | None) -> str:
         return secret
 
 
-async def wait_for_stores(config: Config, *, patience_s: float = WAIT_S) -> None:
+async def wait_for_stores(config: Config, *, patience_s: float) -> None:
     """Both at once. Says on standard error what it waits for; LedgerDown or QueueDown when patience is over."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_wait_for, partial(ask_postgres, config.postgres_url), patience_s)

@@ -47,11 +47,15 @@ class EmbeddedFault(HeliographError):
 class Service(Protocol):
     """What `up` needs to keep one alive. `prepare` blocks for a second or two on new data, and goes first."""
 
-    name: str
     url: str
     log: Path
-    stop_steps: Steps
     account: Account | None
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop_steps(self) -> Steps: ...
 
     def prepare(self) -> None: ...
 
@@ -70,9 +74,9 @@ class Service(Protocol):
 
 
 class Postgres:
-    name = "postgres"
+    name: Final = "postgres"
     # SIGINT ends sessions and writes a checkpoint; SIGQUIT leaves that to the next start.
-    stop_steps = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0))
+    stop_steps: Final[Steps] = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0))
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self._link = folder / "postgres"
@@ -201,8 +205,8 @@ class Postgres:
 
 
 class Redis:
-    name = "redis"
-    stop_steps = ((signal.SIGTERM, 10.0),)
+    name: Final = "redis"
+    stop_steps: Final[Steps] = ((signal.SIGTERM, 10.0),)
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self._folder = folder / "redis"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO
 import trio
 import typer
 
+from heliograph.actors.model.duration import parse_duration
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import CommandFailed, CommandMisused, JsonFlag
 from heliograph.gateway.cli.processes import Identity, stop, wait_gone
@@ -162,23 +163,42 @@ def run(
     role: Annotated[
         str | None, typer.Option(help="gateway, delivery, dead-letters: any of them, with commas. All by default.")
     ] = None,
+    wait: Annotated[str, typer.Option(help="How long to wait for the stores at the start.")] = "30s",
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Run one supervisor against the configured Redis and PostgreSQL, until SIGTERM or SIGINT, which drain."""
     from heliograph.gateway.cli import config as configuration
     from heliograph.gateway.cli import logs
-    from heliograph.gateway.cli.database import wait_for_stores
-    from heliograph.supervisor import run_supervisor
 
     roles = _roles(role)
+    try:
+        patience_s = parse_duration(wait)
+    except ValueError as error:
+        raise CommandMisused(f"--wait: {error}") from error
     loaded = configuration.load(config, os.environ).config
     logs.configure(loaded.log)
+    raise typer.Exit(trio.run(_run, loaded, roles, patience_s))
 
-    async def both() -> int:
-        await wait_for_stores(loaded)
-        return await run_supervisor(loaded, roles=roles)
 
-    raise typer.Exit(trio.run(both))
+async def _run(config: Config, roles: frozenset[str], patience_s: float) -> int:
+    from heliograph.gateway.cli import database
+    from heliograph.supervisor import run_supervisor
+
+    stores_are_there = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
+        await database.wait_for_stores(config, patience_s=patience_s)
+        await database.refuse_unless_migrated(config.postgres_url)
+        stores_are_there = True
+        nursery.cancel_scope.cancel()
+    return await run_supervisor(config, roles=roles) if stores_are_there else 0
+
+
+async def _cancel_on_signal(scope: trio.CancelScope) -> None:
+    """Nothing was begun yet, so there is nothing to drain."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
 
 
 ROLES: Final = frozenset({"gateway", "delivery", "dead-letters"})
