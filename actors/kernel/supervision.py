@@ -18,7 +18,7 @@ import trio
 
 from heliograph.actors.kernel.actor import Actor, Health, Inbox, Mailbox, Phase
 from heliograph.actors.kernel.clock import Clock
-from heliograph.actors.model.errors import HeliographError
+from heliograph.actors.model.errors import ConfigurationError, HeliographError
 from heliograph.actors.policy.restart import Crashes, Intensity
 
 log = structlog.get_logger()
@@ -133,6 +133,8 @@ class Supervisor:
                 error = await self._once(child, first)
                 if error is None:
                     return
+                if _holds(error, ConfigurationError):
+                    raise error  # a restart mends no configuration
                 pause_s = crashes.add(self._clock.boot_s())
                 if pause_s is None:
                     if child.exceeded is Exceeded.ESCALATE:
@@ -203,6 +205,12 @@ class _Once:
         if self._status is not None:
             status, self._status = self._status, None
             status.started()
+
+
+def _holds(error: BaseException, kind: type[Exception]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kind) is not None
+    return isinstance(error, kind)
 
 
 def _leaves(error: BaseException) -> list[str]:
