@@ -10,7 +10,7 @@ this queue was opened with (Redis was emptied, replaced, or another supervisor r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,5 +72,9 @@ class Queue(Protocol):
 
     async def hints(self, lane: Lane) -> set[str]:
         """Every id in the lane, in any supervisor's hand, or delayed: for the audit, read in pages."""
+
+    def on_later(self, channel: Channel, told: Callable[[float], None] | None) -> None:
+        """Tell of each call of ours that adds to the channel's delayed set: in how many seconds the soonest is due.
+        One listener a channel; None ends it. Others' calls are not told of."""
 
     async def aclose(self) -> None: ...

@@ -1,11 +1,11 @@
-"""What a queue object remembers by itself: what is in hand, and whose turn it is. The same on Redis and in memory."""
+"""What a queue object remembers by itself: what is in hand, whose turn it is, who listens; on Redis and in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from heliograph.actors.model.message import Lane
-from heliograph.actors.ports.queue import Hint
+from heliograph.actors.model.message import Channel, Lane
+from heliograph.actors.ports.queue import Hint, Later
 
 
 class Hand:
@@ -58,3 +58,25 @@ class Turn:
 
     def taken(self) -> None:
         self._takes += 1
+
+
+class Listeners:
+    """Who wants to know of later hints."""
+
+    def __init__(self) -> None:
+        self._told: dict[Channel, Callable[[float], None]] = {}
+
+    def set(self, channel: Channel, told: Callable[[float], None] | None) -> None:
+        if told is None:
+            self._told.pop(channel, None)
+        else:
+            self._told[channel] = told
+
+    def tell(self, later: Sequence[Later]) -> None:
+        soonest_s: dict[Channel, float] = {}
+        for each in later:
+            channel = each.hint.lane.channel
+            soonest_s[channel] = min(soonest_s.get(channel, each.due_in_s), each.due_in_s)
+        for channel, due_in_s in soonest_s.items():
+            if told := self._told.get(channel):
+                told(due_in_s)

@@ -28,7 +28,7 @@ from heliograph.actors.ports.coordination import (
     blocked_for,
 )
 from heliograph.actors.ports.queue import Hint, Later
-from heliograph.actors.queue.hand import Hand, Turn
+from heliograph.actors.queue.hand import Hand, Listeners, Turn
 
 PLACE: Final = {priority: place for place, priority in enumerate(Priority)}
 EPOCH_US: Final = 1_767_225_600_000_000
@@ -173,6 +173,7 @@ class MemoryQueue:
         self._opened_on: str | None = None
         self._hand = Hand()
         self._turns = {channel: Turn() for channel in Channel}
+        self._listeners = Listeners()
 
     async def server(self) -> str:
         await _sent(self._server)
@@ -284,6 +285,9 @@ class MemoryQueue:
         delayed = {hint.message_id for hint in lists.later[lane.channel].due_us if hint.lane == lane}
         return held | delayed | set(lists.lanes[lane])
 
+    def on_later(self, channel: Channel, told: Callable[[float], None] | None) -> None:
+        self._listeners.set(channel, told)
+
     async def aclose(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -311,6 +315,7 @@ class MemoryQueue:
         now_us = self._server.now_us()
         for each in later:
             lists.later[each.hint.lane.channel].add(each.hint, now_us + int(each.due_in_s * 1e6))
+        self._listeners.tell(later)
 
     def _return(self, lists: _Lists, supervisor: str, ids: Sequence[str]) -> int:
         hand = lists.hands[supervisor]

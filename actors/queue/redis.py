@@ -16,7 +16,7 @@ script, for a hint lost with a connection would be lost for good.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,7 +26,7 @@ import trio
 from heliograph.actors.model.errors import StaleGeneration
 from heliograph.actors.model.message import Channel, Lane, Priority
 from heliograph.actors.ports.queue import Hint, Later
-from heliograph.actors.queue.hand import Hand, Turn
+from heliograph.actors.queue.hand import Hand, Listeners, Turn
 from heliograph.actors.queue.link import LIMIT_S, Command, Link, Replaced, Script, open_links
 
 LISTEN_S: Final = 1.0
@@ -107,6 +107,7 @@ class RedisQueue:
         self._keys: dict[Channel, list[str]] = {}
         self._hand = Hand()
         self._turns = {channel: Turn() for channel in Channel}
+        self._listeners = Listeners()
         self._former: dict[str, float] = {}
 
     async def server(self) -> str:
@@ -219,6 +220,9 @@ class RedisQueue:
                 found.update(i for i, its in zip(entries[::2], entries[1::2], strict=True) if its == place)
         return found
 
+    def on_later(self, channel: Channel, told: Callable[[float], None] | None) -> None:
+        self._listeners.set(channel, told)
+
     async def aclose(self) -> None:
         for link in (self._link, *self._ears.values()):
             await link.aclose()
@@ -280,6 +284,7 @@ class RedisQueue:
         self._hand.drop(drop)  # first: what then fails to leave the list is found by the sweep
         for channel, move in moves.items():
             await self._run(MOVE, channel, move.arguments())
+        self._listeners.tell(later)
 
     async def _forget_former(self) -> None:
         """Remove the lists of generations that this queue saw replaced, once that has stood for a while."""

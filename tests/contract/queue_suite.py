@@ -172,6 +172,20 @@ class QueueSuite:
         assert woken == []
         assert next_s == pytest.approx(900.0, abs=SOON_S)
 
+    async def test_a_listener_is_told_how_soon_its_channel_has_something_due(self, world: QueueWorld):
+        queue, other = await world.queue("a"), await world.queue("b")
+        told: list[float] = []
+        queue.on_later(SMS, told.append)
+        first, second, email = [*hints(NORMAL, 1, 2), *hints(Lane(Channel.EMAIL, Priority.BULK), 3)]
+        await queue.push([], later=[Later(first, 9.0), Later(second, 4.0), Later(email, 1.0)])
+        await queue.settle([], later=[Later(first, 0.5)])
+        await queue.push([first])
+        await other.push([], later=[Later(first, 1.0)])
+        assert told == [4.0, 0.5]
+        queue.on_later(SMS, None)
+        await queue.push([], later=[Later(first, 1.0)])
+        assert told == [4.0, 0.5]
+
     async def test_a_take_answers_nothing_after_its_wait(self, world: QueueWorld):
         queue = await world.queue("a")
         began = trio.current_time()
