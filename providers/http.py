@@ -240,7 +240,11 @@ class HttpCourier(ABC):
 
     async def check(self) -> Answer:
         result = await self._transport.exchange(self.probe(), lambda: None)
-        return _lost(result) if isinstance(result, WireFailure) else self._masked(self.proved(result).answer())
+        if isinstance(result, WireFailure):
+            return _lost(result)
+        answer = self._masked(self.proved(result).answer())
+        # There is no message here that could be at fault.
+        return replace(answer, outcome=Outcome.MISCONFIGURED) if answer.outcome is Outcome.REJECTED else answer
 
     async def aclose(self) -> None:
         await self._transport.aclose()

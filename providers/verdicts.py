@@ -12,6 +12,8 @@ from typing import Final
 from heliograph.actors.model.attempt import Answer, Outcome, Scope
 
 DETAIL_LENGTH: Final = 500
+CODE_LENGTH: Final = 80
+ID_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +50,15 @@ class Finding:
         outcome = Outcome.REJECTED if not verdict.names.isdisjoint(named) else verdict.outcome
         return Answer(
             outcome=outcome,
-            code=self.code,
+            code=clip(self.code or "", CODE_LENGTH) or None,
             detail=clip(self.detail or verdict.meaning),
-            provider_message_id=self.provider_message_id,
+            provider_message_id=clip(self.provider_message_id or "", ID_LENGTH) or None,
             retry_after_s=verdict.wait_s if self.retry_after_s is None else self.retry_after_s,
             scope=verdict.scope,
         )
 
 
-def clip(text: str) -> str:
-    """One line of at most 500 characters that any log and any database takes."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_LENGTH]).split())
-    return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 1] + "…"
+def clip(text: str, most: int = DETAIL_LENGTH) -> str:
+    """One line of at most `most` characters that any log and any database takes."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 1] + "…"

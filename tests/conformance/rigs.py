@@ -108,12 +108,13 @@ class HttpServer:
 
 def http_settings(kind: str, url: str, **fields: Any) -> ProviderSettings:
     known: dict[str, Any] = {
+        "channel": CHANNELS[kind],
         "base_url": url,
         "credentials": CREDENTIALS[kind],
         "timeout_s": RIG_TIMEOUT_S,
         "sender": "HELIOG" if CHANNELS[kind] is Channel.SMS else "Shop <hi@shop.in>",
     }
-    return a_provider(kind, CHANNELS[kind], **known | fields)
+    return a_provider(kind, **known | fields)
 
 
 def an_order(channel: Channel) -> Callable[..., Message]:
