@@ -63,11 +63,7 @@ class Tokens:
 
     async def _renew(self) -> Bearer | Answer:
         base = self._base
-        headers = (
-            ("host", base.authority),
-            ("content-type", "application/x-www-form-urlencoded"),
-            ("accept", "application/json"),
-        )
+        headers = (("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json"))
         transport = LineTransport(base, timeout_s=self._timeout_s)
         try:
             request = WireRequest(method="POST", target=base.prefix or "/", headers=headers, body=self._form)

@@ -115,9 +115,13 @@ class Session:
             return False
         if trio.current_time() - self._idle_since_s >= self._server.idle_s:
             return False
+        return not self._shows(select.POLLIN | _HUNG_UP)
+
+    def _shows(self, events: int) -> bool:
+        """Whether the socket shows one of them, or an error, now."""
         poll = select.poll()
-        poll.register(self._socket.fileno(), select.POLLIN | _HUNG_UP)
-        return not poll.poll(0)
+        poll.register(self._socket.fileno(), events)
+        return bool(poll.poll(0))
 
     async def hold(self, dialogue: Dialogue[T], *, until_s: float, begin: Begin) -> T:
         """Drive a dialogue to its end. Only what `begin` raises comes out, and then nothing was written."""
@@ -146,6 +150,9 @@ class Session:
                     begin()
                 if say.data:
                     await self._stream.send_all(say.data)
+                if not say.replies and self._shows(_HUNG_UP):
+                    # It makes a difference whether this is known before the final dot or after it.
+                    return Heard((), Loss.DISCONNECTED, "the connection broke")
                 while len(replies) < say.replies:
                     replies.append(await self._reply())
                 return Heard(tuple(replies))
