@@ -73,13 +73,13 @@ _CODES: Final = frozenset(str(code) for code, regions in COUNTRY_CODE_TO_REGION_
 @cache
 def _plan(code: str) -> _Plan:
     names = COUNTRY_CODE_TO_REGION_CODE[int(code)]
-    main = PhoneMetadata.metadata_for_region(names[0], None)
-    prefix = main.national_prefix_for_parsing
-    regions = tuple(_decider(PhoneMetadata.metadata_for_region(name, None), len(names) == 1) for name in names)
+    metadata = [found for name in names if (found := PhoneMetadata.metadata_for_region(name, None)) is not None]
+    prefix = metadata[0].national_prefix_for_parsing
+    regions = tuple(_decider(region, alone=len(metadata) == 1) for region in metadata)
     return _Plan(re.compile(prefix) if prefix else None, regions)
 
 
-def _decider(region: PhoneMetadata, alone: bool) -> Callable[[str], bool | None]:
+def _decider(region: PhoneMetadata, *, alone: bool) -> Callable[[str], bool | None]:
     valid = re.compile(_valid_pattern(region)).fullmatch
     if alone:
         return lambda national: valid(national) is not None
@@ -96,7 +96,8 @@ def _valid_pattern(region: PhoneMetadata) -> str:
         region.uan, region.voicemail, region.shared_cost, region.premium_rate,
     )  # fmt: skip
     described = [_described(kind) for kind in kinds if kind is not None and kind.national_number_pattern]
-    return f"(?={_described(region.general_desc)}$)(?:{'|'.join(described)})"
+    general = f"(?={_described(region.general_desc)}$)" if region.general_desc is not None else ""
+    return f"{general}(?:{'|'.join(described)})"
 
 
 def _described(kind: phonenumbers.PhoneNumberDesc) -> str:

@@ -6,12 +6,13 @@ Nothing else of ours ever runs in the application's own nursery.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -29,7 +30,7 @@ from heliograph.gateway.api.reading import body_of, query_of
 from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shared, dumps
 from heliograph.gateway.api.schemas import Query
 from heliograph.gateway.auth import require
-from heliograph.gateway.limits import OTHER_BYTES, BoundedRequest
+from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
 from heliograph.gateway.listening import bind, serve_on
 from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
@@ -45,6 +46,7 @@ ROUTES: Final[tuple[Route[Any, Any], ...]] = (
     *stats.ROUTES,
     *keys.ROUTES,
 )
+CONSOLE: Final = "heliograph.gateway.console.routes"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
@@ -71,10 +73,9 @@ def make_app(services: Services) -> QuartTrio:
 
 
 def _mount_console(app: QuartTrio, services: Services) -> None:
-    if importlib.util.find_spec("heliograph.gateway.console.routes") is not None:
-        from heliograph.gateway.console.routes import blueprint
-
-        app.register_blueprint(blueprint(services))
+    """The console's pages, which come as one blueprint: `blueprint(services)`."""
+    if importlib.util.find_spec(CONSOLE) is not None:
+        app.register_blueprint(importlib.import_module(CONSOLE).blueprint(services))
 
 
 @cache
@@ -137,10 +138,10 @@ class _Front:
         query = query_of(route.query or Query, request.query_string)
         raw = b""
         if route.takes_json:
-            request.body.allow(route.most_bytes)
+            _body().allow(route.most_bytes)
             if not _JSON.fullmatch(request.headers.get("Content-Type", "").strip()):
                 raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
-            raw = await request.body.whole()
+            raw = await _body().whole()
         call = Call(
             services=self._services,
             shared=self._shared,
@@ -160,7 +161,7 @@ class _Front:
         g.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         g.began = time.perf_counter()
         if request.endpoint not in self._names:
-            request.body.allow(OTHER_BYTES)
+            _body().allow(OTHER_BYTES)
         if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
             # Whoever stands in front of us may believe the other one (RFC 9112, 6.1).
             refusal = Refusal(Code.MALFORMED_REQUEST, "Transfer-Encoding and Content-Length exclude each other")
@@ -168,10 +169,11 @@ class _Front:
         return None
 
     async def finish(self, response: Response) -> Response:
-        await request.body.drain()
+        body = _body()
+        await body.drain()
         response.headers["X-Request-Id"] = g.request_id
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        if not request.body.arrived:
+        if not body.arrived:
             response.headers["Connection"] = "close"
         route = self._route_name()
         method = request.method if request.method in METHODS else "other"
@@ -215,6 +217,10 @@ class _Front:
         if histogram is None:
             histogram = self._times[route] = self._services.metrics.http_request_duration.labels(route)
         return histogram
+
+
+def _body() -> BoundedBody:
+    return cast(BoundedBody, request.body)  # as `request_class` makes it
 
 
 def _response(reply: Reply) -> Response:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import structlog
 from hypercorn.config import Config, Sockets
+from hypercorn.logging import Logger
 from hypercorn.trio import serve
+from hypercorn.typing import ResponseSummary, WWWScope
 
 from heliograph.actors.model.errors import ConfigurationError
 
@@ -85,24 +87,24 @@ class _Bound(Config):
         return Sockets([], [self._listener], [])
 
 
-class _Log:
+class _Log(Logger):
     """hypercorn's log as events of ours: without tracebacks, and without the addresses that were asked for."""
 
     def __init__(self, config: Config) -> None:
         """There is nothing to set up."""
 
-    async def access(self, request: object, response: object, request_time: float) -> None:
+    async def access(self, request: WWWScope, response: ResponseSummary, request_time: float) -> None:
         """The metrics count requests."""
 
-    async def debug(self, message: str) -> None:
+    async def debug(self, message: str, *_: object, **__: object) -> None:
         log.debug("http.server", text=message)
 
     info = debug
 
-    async def warning(self, message: str) -> None:
+    async def warning(self, message: str, *_: object, **__: object) -> None:
         log.warning("http.server", text=message)
 
-    async def error(self, message: str) -> None:
+    async def error(self, message: str, *_: object, **__: object) -> None:
         raised = sys.exc_info()[0]
         log.error("http.server", text=message, error=raised.__name__ if raised else None)
 

@@ -28,7 +28,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class Monitor:
-    """`refresh` brings gauges up to date before they are read; it gets REFRESH_S, and its failure costs freshness only."""
+    """`refresh` brings gauges up to date before they are read; it has REFRESH_S, and failing costs freshness only."""
 
     def __init__(
         self,

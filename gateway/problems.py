@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Final, NotRequired
 
 from typing_extensions import TypedDict
@@ -210,7 +209,7 @@ def refusal_of_status(status: int, headers: Mapping[str, str]) -> Refusal:
             return Refusal(Code.REQUEST_TIMEOUT, "the body did not come in time")
         case 413:
             return Refusal(Code.TOO_LARGE, "the body is too large")
-        case _ if HTTPStatus(status).is_client_error:
+        case _ if 400 <= status < 500:
             return Refusal(Code.MALFORMED_REQUEST, "the request cannot be read")
         case _:
             return Refusal(Code.INTERNAL, "this request failed; the log knows it by its id")

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from heliograph.actors.model.message import Message, Standing, State, WaitingFor
-from heliograph.actors.model.provider import BreakerState, Controls, Pause, ProviderReport, ProviderSettings
+from heliograph.actors.model.provider import Controls, Pause, ProviderReport, ProviderSettings
 from heliograph.actors.ports.ledger import MessageView, Peer
 from heliograph.gateway.api.answers import waiting_answer
 from heliograph.gateway.api.schemas import (
@@ -126,7 +126,7 @@ class Cluster:
         if pause is not None:
             return waiting_answer(WaitingFor.PAUSED, name, pause.until)
         breaker = self.breaker(name)
-        if breaker["state"] == BreakerState.OPEN:
+        if breaker["state"] == "open":
             return waiting_answer(WaitingFor.BREAKER, name, breaker["until"])
         return None
 

@@ -25,7 +25,7 @@ HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = {"Idempotent-Replayed": "true"}
 # A string of RFC 8941, 3.3.3; most clients send it bare.
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
-_BARE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_BARE: Final = re.compile(r"[!#-~](?:[ -~]*[!-~])?")
 
 
 @dataclass(frozen=True, slots=True)

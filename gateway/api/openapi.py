@@ -95,13 +95,18 @@ def _parameters(route: Route[Any, Any]) -> Iterator[dict[str, Any]]:
         for name, schema in whole["properties"].items():
             yield {"name": name, "in": "query", "required": False, "schema": _without_null(schema)}
     if route.idempotent_by_key:
-        schema = {"type": "string", "minLength": 1, "maxLength": MOST_KEY_CHARACTERS, "pattern": "^[!-~]+$"}
+        one_key: dict[str, Any] = {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MOST_KEY_CHARACTERS,
+            "pattern": "^[!-~]+$",
+        }
         yield {
             "name": "Idempotency-Key",
             "in": "header",
             "required": False,
             "description": "A repeat within 24 h is answered as the first was, and nothing is done twice.",
-            "schema": schema,
+            "schema": one_key,
         }
 
 

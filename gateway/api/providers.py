@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
+import trio
 
 from heliograph.actors.model.access import ScopeName
-from heliograph.actors.model.errors import NotFound, QueueDown, StaleGeneration
+from heliograph.actors.model.errors import NotFound, QueueDown
 from heliograph.actors.model.provider import BreakerState, ForcedBreaker, Pause, ProviderSettings
 from heliograph.gateway.api.reading import refused
 from heliograph.gateway.api.routing import Call, Reply, Route, json_reply
@@ -28,6 +29,7 @@ from heliograph.gateway.problems import Fault
 
 log = structlog.get_logger()
 BRIDGE_S: Final = 3.0
+REDIS_S: Final = 2.0
 
 
 async def many(call: Call[None, ProviderQuery]) -> Reply:
@@ -40,7 +42,7 @@ async def many(call: Call[None, ProviderQuery]) -> Reply:
 async def pause(call: Call[PauseBody, None]) -> Reply:
     settings = _settings(call)
     until = call.services.clock.now() + timedelta(seconds=call.body.duration)
-    await call.services.ledger.cluster.pause(settings.name, Pause(until, call.body.reason))
+    await call.services.ledger.cluster.pause(settings.name, Pause(until=until, reason=call.body.reason))
     await _hold_back(call, settings.name, call.body.duration)
     log.info("provider.paused", provider=settings.name, seconds=call.body.duration, key=call.key.id)
     return await _provider(call, settings)
@@ -63,7 +65,7 @@ async def breaker(call: Call[BreakerBody, None]) -> Reply:
         raise refused([Fault("#/duration", f"is required to hold the breaker {body.state}")])
     else:
         until = call.services.clock.now() + timedelta(seconds=body.duration)
-        await cluster.force_breaker(settings.name, ForcedBreaker(BreakerState(body.state), until))
+        await cluster.force_breaker(settings.name, ForcedBreaker(state=BreakerState(body.state), until=until))
         if body.state == "open":
             await _hold_back(call, settings.name, min(body.duration, BRIDGE_S))
     log.info("provider.breaker", provider=settings.name, state=body.state, seconds=body.duration, key=call.key.id)
@@ -71,10 +73,11 @@ async def breaker(call: Call[BreakerBody, None]) -> Reply:
 
 
 async def _hold_back(call: Call[Any, None], provider: str, for_s: float) -> None:
-    try:
-        await call.services.coordination.pause(provider, for_s=for_s)
-    except (QueueDown, StaleGeneration) as error:
-        log.warning("provider.not_told", provider=provider, error=str(error))
+    with trio.move_on_after(REDIS_S):
+        try:
+            await call.services.coordination.pause(provider, for_s=for_s)
+        except QueueDown as error:
+            log.warning("provider.not_told", provider=provider, error=str(error))
 
 
 async def _provider(call: Call[Any, None], settings: ProviderSettings) -> Reply:

@@ -1,0 +1,228 @@
+"""The gateway over a ledger in memory, with sandbox providers: what its tests talk to, and what they may break."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Final
+
+import orjson
+import trio
+from prometheus_client import CollectorRegistry
+from quart.typing import TestClientProtocol
+
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.ledger.memory import memory_ledger
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.access import DEFAULT_TENANT, ScopeName
+from heliograph.actors.model.errors import LedgerDown, MailboxFull
+from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State
+from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.model.settings import Config, DeliverySettings
+from heliograph.actors.policy.route import Router
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
+from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
+from heliograph.gateway.app import make_app, serve_gateway
+from heliograph.gateway.auth import make_key
+from heliograph.gateway.listening import bind, serve_on
+from heliograph.gateway.services import Check, Services, Stats
+from heliograph.providers import build, country_of
+from tests.support.builders import a_provider
+
+SMS: Final = {"channel": "sms", "to": "+919876540000", "text": "Hello, Asha."}
+EMAIL: Final = {"channel": "email", "to": "asha@shop.in", "subject": "Hello", "text": "Hello, Asha."}
+BOTH: Final = (
+    a_provider(name="text", channel=Channel.SMS, priority=1),
+    a_provider(name="post", channel=Channel.EMAIL, priority=1),
+)
+
+
+@dataclass
+class HandClock:
+    """Stands still until a test moves it."""
+
+    at: datetime = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    random: Random = field(default_factory=lambda: Random(7))
+
+    def boot_s(self) -> float:
+        return trio.current_time()
+
+    def now(self) -> datetime:
+        return self.at
+
+    def move(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@dataclass
+class World:
+    """`ledger_down` makes every call of the ledger fail; `full` sheds every acceptance; `held` stops them half-way."""
+
+    providers: Sequence[ProviderSettings] = BOTH
+    clock: HandClock = field(default_factory=HandClock)
+    delivery: DeliverySettings = DeliverySettings()
+    ledger_down: bool = False
+    full: bool = False
+    draining: bool = False
+    held: trio.Event | None = None
+    checks: Mapping[str, Check] = field(default_factory=lambda: {"postgres": Check(True, "answers")})
+    accepted: list[Acceptance] = field(default_factory=list)
+    fail_with: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger: Ledger = memory_ledger(self.clock.now, self._fault)
+        self.redis = MemoryRedis()
+        self.registry = CollectorRegistry()
+        self.services = Services(
+            supervisor="s1",
+            clock=self._clock(),
+            config=Config(redis_url="", postgres_url="", providers=tuple(self.providers), delivery=self.delivery),
+            ledger=self.ledger,
+            router=Router(self.providers, {p.name: build(p).takes for p in self.providers}, country_of),
+            coordination=MemoryCoordination(self.redis),
+            metrics=Metrics(self.registry),
+            registry=self.registry,
+            accept=self._accept,
+            stats=self._stats,
+            readiness=lambda: self.checks,
+            draining=lambda: self.draining,
+        )
+
+    def _clock(self) -> Clock:
+        return self.clock
+
+    def _fault(self, _: str) -> None:
+        if self.ledger_down:
+            raise LedgerDown("the ledger is down")
+
+    async def _accept(self, acceptance: Acceptance) -> Accepted | Replay | Mismatch:
+        if self.fail_with is not None:
+            raise self.fail_with
+        if self.full:
+            raise MailboxFull("intake")
+        if self.held is not None:
+            await self.held.wait()
+        [result] = await self.ledger.intake.accept([acceptance], supervisor="s1")
+        if isinstance(result, Accepted):
+            self.accepted.append(acceptance)
+        return result
+
+    async def _stats(self) -> Stats:
+        census = await self.ledger.stats.census()
+        return Stats(
+            messages=census.messages,
+            depth=census.due,
+            oldest_age_s=census.oldest_due_age_s,
+            dead_letters=census.dead_letters,
+            rates={"accepted": 1.5, "sent": 1.0, "failed": 0.0},
+        )
+
+    async def key(self, *scopes: ScopeName, tenant: str = DEFAULT_TENANT, live: bool = True) -> str:
+        """The secret of a new key; without scopes it is an admin's."""
+        key, secret = make_key(
+            "test", now=self.clock.now(), scopes=scopes or (ScopeName.ADMIN,), tenant=tenant, live=live
+        )
+        await self.ledger.keys.create(key)
+        return secret
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.raw)
+
+
+@dataclass
+class Gateway:
+    """Talks to the application without a socket. `secret` is an admin's."""
+
+    world: World
+    client: TestClientProtocol
+    secret: str
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        secret: str | None = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`body` goes out as JSON; `secret` None sends no key at all."""
+        sent = dict(headers or {})
+        if secret is not None and "Authorization" not in sent:
+            sent["Authorization"] = f"Bearer {secret or self.secret}"
+        data = orjson.dumps(body) if body is not None else raw
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        response = await self.client.open(path, method=method, headers=sent, data=data)
+        return Answer(response.status_code, response.headers, await response.get_data(as_text=False))
+
+    async def get(self, path: str, **how: Any) -> Answer:
+        return await self.ask("GET", path, **how)
+
+    async def post(self, path: str, body: Any = None, **how: Any) -> Answer:
+        return await self.ask("POST", path, body, **how)
+
+    async def accepted(self, **fields: Any) -> str:
+        """The id of a message that was posted: an SMS, with these fields changed."""
+        answer = await self.post("/v1/messages", {**SMS, **fields})
+        assert answer.status == 202, answer.raw
+        return str(answer.json["id"])
+
+
+@asynccontextmanager
+async def a_gateway(world: World | None = None) -> AsyncIterator[Gateway]:
+    world = world or World()
+    secret = await world.key()
+    yield Gateway(world, make_app(world.services).test_client(), secret)
+
+
+@dataclass
+class Served:
+    """A gateway on a port of its own, for what only a socket shows."""
+
+    world: World
+    port: int
+    secret: str
+    stop: trio.Event
+
+
+@asynccontextmanager
+async def a_served_gateway(world: World | None = None) -> AsyncIterator[Served]:
+    world = world or World()
+    secret = await world.key()
+    stop = trio.Event()
+    ports: list[int] = []
+    up = trio.Event()
+
+    def ready(_: str, port: int) -> None:
+        ports.append(port)
+        up.set()
+
+    async with trio.open_nursery() as nursery:
+        listener = bind("127.0.0.1", 0, "gateway.bind")
+
+        async def serve() -> None:
+            await serve_on(listener, make_app(world.services), shutdown_trigger=stop.wait, ready=ready, grace_s=1.0)
+
+        nursery.start_soon(serve)
+        await up.wait()
+        yield Served(world, ports[0], secret, stop)
+        stop.set()
+
+
+__all__ = [
+    "BOTH", "EMAIL", "SMS", "Answer", "Gateway", "HandClock", "Lane", "Priority", "Reason", "Served", "State", "World",
+    "a_gateway", "a_served_gateway", "serve_gateway",
+]  # fmt: skip
