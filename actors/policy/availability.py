@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from heliograph.actors.model.message import Priority, WaitingFor
@@ -62,3 +63,49 @@ def room(window: int, held: Mapping[Priority, int], priority: Priority) -> int:
     if priority is Priority.BULK:
         free = min(free, max(1, window // 2) - held[Priority.BULK])
     return max(0, free)
+
+
+class Stop(StrEnum):
+    """Why a provider is not asked for a while, the breaker's own word apart."""
+
+    PAUSED = "paused"  # an operator said so
+    RATE = "rate"  # the provider's Retry-After, or a next slot that is far away
+    PERMITS = "permits"  # half-open, and others have all permits
+    REDIS = "redis"  # no slots without it
+
+
+_WAITING_FOR: Final = {
+    Stop.PAUSED: WaitingFor.PAUSED,
+    Stop.RATE: WaitingFor.RATE,
+    Stop.PERMITS: WaitingFor.BREAKER,
+    Stop.REDIS: WaitingFor.RATE,
+}
+
+
+class Stops:
+    """Each stop with its end, which comes by itself. `no_calls_until_s`: the end of those that forbid calls outright;
+    the other two let what is in hand wait for its chance, and only keep more away."""
+
+    __slots__ = ("_until_s", "no_calls_until_s")
+
+    def __init__(self) -> None:
+        self._until_s = dict.fromkeys(Stop, -math.inf)
+        self.no_calls_until_s = -math.inf
+
+    def put(self, stop: Stop, until_s: float) -> None:
+        self._until_s[stop] = until_s
+        self.no_calls_until_s = max(self._until_s[Stop.PAUSED], self._until_s[Stop.RATE])
+
+    def lift(self, stop: Stop) -> None:
+        self.put(stop, -math.inf)
+
+    def until_s(self, stop: Stop) -> float:
+        return self._until_s[stop]
+
+    def last(self, now_s: float) -> tuple[float, WaitingFor] | None:
+        """The one that ends last, if any still holds."""
+        stop = max(self._until_s, key=self._until_s.__getitem__)
+        return (self._until_s[stop], _WAITING_FOR[stop]) if self._until_s[stop] > now_s else None
+
+    def next_end_s(self, now_s: float) -> float:
+        return min((until_s for until_s in self._until_s.values() if until_s > now_s), default=math.inf)

@@ -131,6 +131,10 @@ class Admission(StrEnum):
     WAIT = "wait"  # rested: the cluster is about to be asked for half-open
     NO = "no"
 
+    @property
+    def calls(self) -> bool:
+        return self is Admission.GO or self is Admission.PROBE
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

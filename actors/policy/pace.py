@@ -6,8 +6,10 @@ A provider that answers "slow down" without saying for how long gets half of wha
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
+from heliograph.actors.model.attempt import Answer, Outcome, Scope
 from heliograph.actors.policy.bucket import HORIZON_S, BucketShape
 
 LEAST_SHARE: Final = 1 / 32
@@ -39,6 +41,18 @@ class Pace:
         if share >= 1.0:
             self._share = share = 1.0
         return share
+
+
+def demands(answers: Iterable[Answer]) -> tuple[bool, float]:
+    """What a call's answers ask of us: to slow down, and to stay away for so many seconds. An answer that concerns its
+    message alone asks nothing."""
+    slow, stay_away_s = False, 0.0
+    for answer in answers:
+        if answer.scope is Scope.MESSAGE or answer.outcome is Outcome.ACCEPTED:
+            continue
+        slow = slow or answer.outcome is Outcome.THROTTLED
+        stay_away_s = max(stay_away_s, answer.retry_after_s or 0.0)
+    return slow, stay_away_s
 
 
 def slowed(bucket: BucketShape, share: float, cost: float) -> BucketShape:

@@ -745,7 +745,7 @@ async def test_a_crash_gives_back_what_was_unsent_and_the_next_actor_goes_on(aut
         def broken(*_: object) -> None:
             raise RuntimeError("ours")
 
-        node.actor._publish = broken  # type: ignore[method-assign,assignment]
+        node.actor._accord._publish = broken  # type: ignore[method-assign,assignment]
         await trio.sleep(3)
         ended = [*node.of(AttemptFinished), *node.of(AttemptReleased)]
         assert len(ended) == 8

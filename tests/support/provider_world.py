@@ -113,7 +113,8 @@ class Node:
             for each in group:
                 number = each.standing.attempts + 1
                 deliver = Deliver(each, number, world.clock.now(), asked_s + SEND_WINDOW_S, asked_s + 1e6)
-                await self.mailbox.ref.tell(deliver)
+                if not self.mailbox.ref.offer(deliver):
+                    await self.mailbox.ref.tell(deliver)
 
 
 class World:

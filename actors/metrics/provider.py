@@ -1,0 +1,33 @@
+"""The children of one provider's metrics, looked up once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.attempt import Outcome
+from heliograph.actors.model.message import Message
+from heliograph.actors.model.provider import BreakerState
+
+STATE_NUMBERS: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+class ProviderMeters:
+    def __init__(self, metrics: Metrics, provider: str) -> None:
+        self._outcomes = {outcome: metrics.attempts.labels(provider, outcome) for outcome in Outcome}
+        self._parts = metrics.message_parts.labels(provider)
+        self._state = metrics.breaker_state.labels(provider)
+        self._transitions = {state: metrics.breaker_transitions.labels(provider, state) for state in BreakerState}
+        self.duration = metrics.attempt_duration.labels(provider)
+        self.slot_wait = metrics.limiter_wait.labels(provider)
+        self.rate = metrics.limiter_rate.labels(provider)
+        self._state.set(STATE_NUMBERS[BreakerState.CLOSED])
+
+    def attempt(self, message: Message, outcome: Outcome) -> None:
+        self._outcomes[outcome].inc()
+        if outcome is Outcome.ACCEPTED and message.parts:
+            self._parts.inc(message.parts)
+
+    def turned(self, state: BreakerState) -> None:
+        self._transitions[state].inc()
+        self._state.set(STATE_NUMBERS[state])

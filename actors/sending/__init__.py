@@ -1,0 +1,1 @@
+"""What a provider's actor is made of, besides policies."""

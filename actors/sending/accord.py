@@ -1,0 +1,438 @@
+"""One supervisor's part in what all of them agree on for one provider: breaker, send slots, permits, pauses.
+
+A provider's actor owns it, asks it before each call (`admission`), tells it what its calls came to, and runs its two
+tasks, the only ones that talk to Redis:
+
+- `reserve` asks for slots, and half-open for permits, when there is demand and hands to use them
+- `keep` tells the cluster (breaker, verdicts, pauses), learns from it, and publishes on the provider's desk
+
+Everything else here is synchronous: a call waits for neither task. Without Redis there are no slots, so no calls, and
+both go on by themselves when it is back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from math import inf
+from typing import Final
+
+import structlog
+import trio
+
+from heliograph.actors.kernel.bell import Bell
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.metrics.provider import ProviderMeters
+from heliograph.actors.model.attempt import Answer, Outcome
+from heliograph.actors.model.errors import QueueDown
+from heliograph.actors.model.message import WaitingFor
+from heliograph.actors.model.provider import BreakerState, Controls, ProviderReport, ProviderSettings
+from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, window
+from heliograph.actors.policy.breaker import Admission, Breaker, Evidence, Verdict, weigh
+from heliograph.actors.policy.bucket import HORIZON_S, shape
+from heliograph.actors.policy.hand import Hand
+from heliograph.actors.policy.pace import Pace, demands, slots_to_ask, slowed
+from heliograph.actors.policy.permits import Permit, Permits
+from heliograph.actors.policy.questions import Questions
+from heliograph.actors.policy.tally import Tally
+from heliograph.actors.ports.board import Desk
+from heliograph.actors.ports.coordination import BreakerRecord, Coordination
+
+log = structlog.get_logger()
+POLL_S: Final = 0.5
+"""How often a half-open record is looked at: others' probes may close it."""
+PROBE_WITHIN_S: Final = 1.0
+FAR_S: Final = 1.0
+"""A slot further away than this is not waited for with a claim in hand."""
+DRY_S: Final = 0.005
+LINGER_S: Final = 0.005
+"""Before slots are asked for where messages share calls: a group that is handed over one by one goes out as one."""
+BREATH_S: Final = 0.002
+BUSY_RATE: Final = 1000.0
+"""With more messages a second than this, slots are asked for in groups, a breath apart."""
+REDIS_AWAY_S: Final = 0.5
+PUBLISH_S: Final = 0.1
+MOST_MOVES: Final = 4
+
+
+class Accord:
+    """`changed` is called where what is in hand may go now, or may go no longer; `free_calls` tells how many more
+    calls could be made at once; `supervisors` how many share the rate."""
+
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        coordination: Coordination,
+        desk: Desk,
+        hand: Hand,
+        questions: Questions,
+        meters: ProviderMeters,
+        *,
+        longest_call_s: float,
+        changed: Callable[[], None],
+        free_calls: Callable[[], int],
+        supervisors: Callable[[], int],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._name = settings.name
+        self._coordination = coordination
+        self._desk = desk
+        self._hand = hand
+        self._questions = questions
+        self._meters = meters
+        self._longest_call_s = longest_call_s
+        self._changed = changed
+        self._free_calls = free_calls
+        self._supervisors = supervisors
+        self._clock = clock
+        self._shape = shape(settings.rate, settings.burst)
+        self._breaker = Breaker(settings.breaker, longest_call_s=longest_call_s, now_s=clock.boot_s())
+        self._shown = BreakerState.CLOSED
+        self._throttle = Pace()
+        self._stops = Stops()
+        self.permits = Permits()
+        self._verdicts: deque[tuple[Permit, Verdict]] = deque()
+        self._pause_to_tell_s: float | None = None  # until when; 0.0 lifts it
+        self._completed, self._handled = Tally(PREFETCH_S), Tally(60.0)
+        self._reserver, self._keeper = Bell(), Bell()
+        self._redis_away = False
+        self._finishing = False
+        self._published_s = -inf
+
+    # ------------------------------------------------------------------------------------------- questions
+
+    @property
+    def epoch(self) -> int:
+        return self._breaker.epoch
+
+    def admission(self, now_s: float) -> Admission:
+        """May a call begin now? With PROBE, only with one of `permits`."""
+        if self._finishing or self._stops.no_calls_until_s > now_s:
+            return Admission.NO
+        return self._breaker.admit(now_s)
+
+    def stopped(self, now_s: float) -> bool:
+        """Nobody is called for a while, or only others are: what is held is better given to other providers."""
+        if self._stops.no_calls_until_s > now_s or self._breaker.admit(now_s) is Admission.NO:
+            return True
+        return self._stops.until_s(Stop.PERMITS) > now_s and not self.permits
+
+    def report(self, in_flight: int) -> ProviderReport:
+        now_s, now = self._clock.boot_s(), self._clock.now()
+        until_s = self._breaker.until_s(now_s)
+        return ProviderReport(
+            name=self._name,
+            breaker=self._breaker.state(now_s),
+            breaker_since=now - timedelta(seconds=now_s - self._breaker.since_s(now_s)),
+            breaker_until=None if until_s is None else now + timedelta(seconds=until_s - now_s),
+            effective_rate=self._settings.rate * self._share(now_s),
+            in_flight=in_flight,
+            handled=self._handled.total(now_s),
+        )
+
+    # ----------------------------------------------------------------------------------------------- facts
+
+    def demanded(self, now_s: float) -> None:
+        """There is more to send, or a hand is free again."""
+        self._reserver.ring()
+        if self._breaker.admit(now_s) is Admission.WAIT:
+            self._keeper.ring()
+
+    def handed_over(self, recipients: int, now_s: float) -> None:
+        self._handled.add(now_s, recipients)
+
+    def answered(
+        self, answers: Sequence[Answer], *, permit: Permit | None, epoch: int, began_s: float, now_s: float
+    ) -> None:
+        self._completed.add(now_s, len(answers))
+        evidence = weigh(answers, now_s - began_s, self._settings.breaker)
+        if evidence is Evidence.REFUSED:
+            codes = sorted({answer.code or "" for answer in answers if answer.outcome is Outcome.MISCONFIGURED})
+            log.error("provider.misconfigured", provider=self._name, codes=codes, mend="look at its account and keys")
+        self.judged(evidence, permit=permit, epoch=epoch, now_s=now_s)
+        slow, stay_away_s = demands(answers)
+        if slow:
+            self._throttle.slow(began_s, now_s)
+        if stay_away_s > 0 and self._wait_for_rate(now_s + stay_away_s, now_s):
+            self._hand.drop_slots()
+            self._pause_to_tell_s = now_s + stay_away_s
+        if now_s - self._published_s >= PUBLISH_S:
+            self._publish(now_s)
+
+    def judged(self, evidence: Evidence, *, permit: Permit | None, epoch: int, now_s: float) -> None:
+        """Breaker and permit. An opening stops everything here at once; the cluster is told next."""
+        if permit is not None:
+            self.end(permit, evidence.verdict)
+        draw = self._clock.random.random()
+        if self._breaker.observe(evidence, epoch=epoch, now_s=now_s, draw=draw) is not None:
+            self._look_again(now_s)
+
+    def end(self, permit: Permit, verdict: Verdict) -> None:
+        self._verdicts.append((permit, verdict))
+        self._keeper.ring()
+
+    def obey(self, controls: Controls | None) -> None:
+        """The operators' word; it runs out by itself. The desk keeps it for the actor that follows a crash."""
+        now_s, now = self._clock.boot_s(), self._clock.now()
+        was_paused = self._stops.until_s(Stop.PAUSED) > now_s
+        pause, forced = (controls.pause, controls.forced) if controls else (None, None)
+        self._desk.controls = controls
+        self._stops.put(Stop.PAUSED, now_s + (pause.until - now).total_seconds() if pause else -inf)
+        if forced:
+            self._breaker.force(forced.state, now_s=now_s, until_s=now_s + (forced.until - now).total_seconds())
+        else:
+            self._breaker.force(None, now_s=now_s, until_s=now_s)
+        if was_paused and pause is None:  # resumed: what Retry-After said before is forgotten with it
+            self._stops.lift(Stop.RATE)
+            self._pause_to_tell_s = 0.0
+        self._look_again(now_s)
+
+    def finish(self) -> None:
+        """No call begins any more."""
+        self._finishing = True
+
+    async def settle_up(self) -> None:
+        """After the last call: give back what is in hand, tell what is still owed."""
+        for permit in self.permits.stale(epoch=-1, now_s=inf):
+            self.end(permit, Verdict.RETURNED)
+        try:
+            await self._tell_verdicts()
+        except QueueDown:
+            self._verdicts.clear()  # they run out by themselves
+
+    # ------------------------------------------------------------------------------------------ the slots
+
+    async def reserve(self) -> None:
+        while True:
+            if 0 < len(self._hand) < self._settings.batch:
+                await trio.sleep(LINGER_S)
+            elif self._completed.total(self._clock.boot_s()) > BUSY_RATE * PREFETCH_S:
+                await trio.sleep(BREATH_S)
+            try:
+                wait_s = await self._ask_for_slots()
+            except QueueDown as error:
+                await trio.sleep(self._redis_is_away(error))
+                continue
+            if wait_s == inf:
+                await self._reserver.wait(PROBE_WITHIN_S if self.permits else inf)
+            elif wait_s > 0:
+                await trio.sleep(max(wait_s, DRY_S))
+
+    async def _ask_for_slots(self) -> float:
+        """One turn; answers in how long the next is worth while: inf, when the bell tells."""
+        now_s = self._clock.boot_s()
+        for permit in self.permits.stale(self._breaker.epoch, now_s):
+            self.end(permit, Verdict.RETURNED)
+        match self.admission(now_s):
+            case Admission.GO:
+                calls = self._free_calls() + int(self._completed.total(now_s) * HORIZON_S / PREFETCH_S)
+            case Admission.PROBE:
+                await self._ask_for_permits()
+                now_s = self._clock.boot_s()
+                calls = len(self.permits)
+            case _:
+                return inf
+        share = self._share(now_s)
+        most = slots_to_ask(
+            len(self._hand),
+            rate=self._settings.rate * share,
+            supervisors=self._supervisors(),
+            capacity=calls - self._hand.slots(now_s),
+        )
+        want, cost = self._hand.wanted(now_s, most=most)
+        if want == 0:
+            return inf
+        got = await self._coordination.reserve(
+            self._name, slowed(self._shape, share, cost), want=want, cost=cost, horizon_s=HORIZON_S
+        )
+        now_s = self._clock.boot_s()
+        self._redis_is_back()
+        self._learn(got.record, now_s)
+        if got.paused_for_s > 0:
+            self._wait_for_rate(now_s + got.paused_for_s, now_s)
+        if not self.admission(now_s).calls:
+            return inf
+        if got.slots:
+            self._hand.grant(got.slots, cost)
+            self._changed()
+        elif got.next_in_s > FAR_S:
+            self._wait_for_rate(now_s + got.next_in_s, now_s)
+            return inf
+        return 0.0 if len(got.slots) == want else max(got.next_in_s, DRY_S)
+
+    async def _ask_for_permits(self) -> None:
+        """As many as there is to send. Where others have them all, what we hold is given up."""
+        await self._tell_verdicts()  # what we still owe would count against us
+        epoch, most = self._breaker.epoch, self._settings.breaker.half_open_permits
+        while len(self.permits) < min(self._demand(), most):
+            asked_s = self._clock.boot_s()
+            name = await self._coordination.permit(
+                self._name, epoch=epoch, most=most, ttl_s=self._longest_call_s + PROBE_WITHIN_S
+            )
+            if name is None:
+                break
+            self.permits.add(Permit(name, epoch, asked_s + PROBE_WITHIN_S))
+            if epoch != self._breaker.epoch:
+                return
+        if self.permits:
+            self._changed()
+        elif self._demand():
+            now_s = self._clock.boot_s()
+            self._stops.put(Stop.PERMITS, now_s + POLL_S)
+            self._look_again(now_s)
+
+    # --------------------------------------------------------------------------------------- the cluster
+
+    async def keep(self) -> None:
+        known = False
+        while True:
+            retry_s = inf
+            try:
+                if not known or self._shown is BreakerState.HALF_OPEN:
+                    await self._read_record()
+                    known = True
+                await self._tell_pause()
+                await self._tell_verdicts()
+                await self._move_breaker()
+            except QueueDown as error:
+                retry_s = self._redis_is_away(error)
+            now_s = self._clock.boot_s()
+            self._look_at_breaker(now_s)
+            self._publish(now_s)
+            if self._demand():
+                self._reserver.ring()
+                self._changed()
+            await self._keeper.wait(min(retry_s, self._next_turn_s(now_s) - now_s))
+
+    async def _read_record(self) -> None:
+        record, paused_for_s = await self._coordination.record(self._name)
+        now_s = self._clock.boot_s()
+        self._redis_is_back()
+        self._learn(record, now_s)
+        if paused_for_s > 0:
+            self._wait_for_rate(now_s + paused_for_s, now_s)
+
+    async def _tell_pause(self) -> None:
+        if (until_s := self._pause_to_tell_s) is not None:
+            await self._coordination.pause(self._name, for_s=max(0.0, until_s - self._clock.boot_s()))
+            if until_s == self._pause_to_tell_s:
+                self._pause_to_tell_s = None
+
+    async def _tell_verdicts(self) -> None:
+        """A verdict that does not get through is given up: its permit runs out, and another is handed out."""
+        while self._verdicts:
+            permit, verdict = self._verdicts.popleft()
+            record = await self._coordination.close_permit(
+                self._name, epoch=permit.epoch, permit=permit.name, verdict=verdict
+            )
+            if record is not None:
+                self._learn(record, self._clock.boot_s())
+
+    async def _move_breaker(self) -> None:
+        for _ in range(MOST_MOVES):
+            draw = self._clock.random.random()
+            change = self._breaker.due(self._clock.boot_s(), draw, demand=self._demand() > 0)
+            if change is None:
+                return
+            record = await self._coordination.change(
+                self._name, expected_epoch=change.expected_epoch, record=change.record
+            )
+            self._redis_is_back()
+            self._learn(record, self._clock.boot_s())
+
+    def _learn(self, record: BreakerRecord | None, now_s: float) -> None:
+        epoch = self._breaker.epoch
+        self._breaker.learn(record, now_s)
+        if epoch != self._breaker.epoch:
+            self._look_again(now_s)
+
+    def _next_turn_s(self, now_s: float) -> float:
+        """When something runs out by itself, or is worth another look."""
+        turn_s = self._stops.next_end_s(now_s)
+        until_s = self._breaker.until_s(now_s)
+        if until_s is not None and until_s > now_s:
+            turn_s = min(turn_s, until_s)
+        if self._shown is BreakerState.HALF_OPEN or self._share(now_s) < 1.0:
+            turn_s = min(turn_s, now_s + POLL_S)
+        return turn_s
+
+    # ----------------------------------------------------------------------------------------- workings
+
+    def _demand(self) -> int:
+        return len(self._hand) + len(self._questions)
+
+    def _share(self, now_s: float) -> float:
+        """How much of the rate is used."""
+        return self._throttle.share(now_s) * self._breaker.ramp(now_s)
+
+    def _wait_for_rate(self, until_s: float, now_s: float) -> bool:
+        """False where it waits as long already."""
+        if until_s <= self._stops.until_s(Stop.RATE):
+            return False
+        self._stops.put(Stop.RATE, until_s)
+        self._look_again(now_s)
+        return True
+
+    def _look_again(self, now_s: float) -> None:
+        """Something changed that may stop calls or let them go on."""
+        self._look_at_breaker(now_s)
+        self._publish(now_s)
+        self._changed()
+        self._reserver.ring()
+        self._keeper.ring()
+
+    def _look_at_breaker(self, now_s: float) -> None:
+        """Where it has changed, the slots in hand belong to what was before."""
+        state = self._breaker.state(now_s)
+        if state is self._shown:
+            return
+        self._shown = state
+        until_s = self._breaker.until_s(now_s)
+        for_s = None if until_s is None else round(until_s - now_s, 1)
+        log.warning("breaker.changed", provider=self._name, state=state, for_s=for_s)
+        self._meters.turned(state)
+        self._hand.drop_slots()
+        self._stops.lift(Stop.PERMITS)
+
+    def _publish(self, now_s: float) -> None:
+        self._published_s = now_s
+        rate = self._settings.rate * self._share(now_s)
+        self._meters.rate.set(rate)
+        admission = self._breaker.admit(now_s)
+        until_s, why = self._stops.last(now_s) or (-inf, None)
+        breaker_until_s = self._breaker.until_s(now_s)
+        if admission is Admission.NO and breaker_until_s is not None and breaker_until_s > until_s:
+            until_s, why = breaker_until_s, WaitingFor.BREAKER
+        self._desk.publish(
+            window=self._window(now_s, rate) if admission is Admission.GO else self._settings.breaker.half_open_permits,
+            blocked_until_s=until_s,
+            blocked_for=why,
+        )
+
+    def _window(self, now_s: float, rate: float) -> int:
+        return window(
+            concurrency=self._settings.concurrency,
+            batch=self._settings.batch,
+            completed=self._completed.total(now_s),
+            rate=rate / self._supervisors(),
+        )
+
+    def _redis_is_away(self, error: QueueDown) -> float:
+        """Answers after how many seconds to try again."""
+        if not self._redis_away:
+            log.warning("provider.waits", provider=self._name, on="redis", error=str(error))
+        self._redis_away = True
+        now_s = self._clock.boot_s()
+        self._stops.put(Stop.REDIS, now_s + 2 * REDIS_AWAY_S)
+        self._publish(now_s)
+        return REDIS_AWAY_S * (0.5 + self._clock.random.random())
+
+    def _redis_is_back(self) -> None:
+        if self._redis_away:
+            log.info("provider.goes_on", provider=self._name)
+            self._redis_away = False
+            self._stops.lift(Stop.REDIS)
+            self._publish(self._clock.boot_s())
+            self._keeper.ring()
