@@ -62,8 +62,6 @@ def up(
 
 
 def _attached(wish: Wish, listener: TextIO | None) -> None:
-    from heliograph.actors.model.settings import LogSettings
-    from heliograph.gateway.cli import logs
     from heliograph.gateway.cli.up import run as run_system
 
     def announce(running: Running, config: Config) -> None:
@@ -73,7 +71,6 @@ def _attached(wish: Wish, listener: TextIO | None) -> None:
         with listener:
             _print(running, config, listener)
 
-    logs.configure(LogSettings())
     trio.run(run_system, wish, announce)
 
 
@@ -184,18 +181,18 @@ async def _run(config: Config, roles: frozenset[str], patience_s: float) -> int:
     from heliograph.gateway.cli import database
     from heliograph.supervisor import run_supervisor
 
-    stores_are_there = False
+    code = 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
         await database.wait_for_stores(config, patience_s=patience_s)
         await database.refuse_unless_migrated(config.postgres_url)
-        stores_are_there = True
+        code = await run_supervisor(config, roles=roles)
         nursery.cancel_scope.cancel()
-    return await run_supervisor(config, roles=roles) if stores_are_there else 0
+    return code
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
-    """Nothing was begun yet, so there is nothing to drain."""
+    """Before the supervisor listens for itself, and after, there is nothing to drain: a signal means now."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             scope.cancel()

@@ -23,7 +23,7 @@ import trio
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.settings import Config
 from heliograph.gateway.cli import config as configuration
-from heliograph.gateway.cli import database, output
+from heliograph.gateway.cli import database, logs, output
 from heliograph.gateway.cli.config import DEFAULT, Need
 from heliograph.gateway.cli.embedded import (
     HOST,
@@ -67,7 +67,9 @@ Announce = Callable[[Running, Config], None]
 
 async def run(wish: Wish, announce: Announce) -> None:
     """From nothing to ready, `announce`, then until a signal. Raises what kept it from starting or going on."""
-    environ = environment(wish.file, os.environ)
+    plain = configuration.load(wish.file, os.environ, need=frozenset()).config
+    logs.configure(plain.log)
+    own = {} if any(not p.test_only for p in plain.providers) else SANDBOXES
     folder = Folder(wish.folder)
     folder.make()
     with folder.lock():
@@ -76,16 +78,9 @@ async def run(wish: Wish, announce: Announce) -> None:
             raise CommandFailed("`heliograph up` needs Linux with /proc")
         await stop_what_was_left(folder)
         try:
-            await _System(wish, environ, folder, Register(folder, owner), announce).run()
+            await _System(wish, {**os.environ, **own}, folder, Register(folder, owner), announce).run()
         finally:
             folder.forget()
-
-
-def environment(file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with a sandbox for each channel where nobody configured a provider. Checked: ConfigurationError."""
-    plain = configuration.load(file, environ, need=frozenset())
-    own = {} if any(not p.test_only for p in plain.config.providers) else SANDBOXES
-    return {**environ, **own}
 
 
 async def stop_what_was_left(folder: Folder) -> None:
