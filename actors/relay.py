@@ -4,7 +4,8 @@ It is told of new work and pushes it in groups. What it cannot push it keeps and
 finds in the ledger again. So that lists of another life of Redis are never taken for ours, all names carry a
 *generation*, kept in the ledger together with the `run_id` of the server it was made on. About once a second the relay
 looks whether both are still so. If the name is gone or another server answers, it renews the generation by
-compare-and-set; whoever wins fills the new lists from the ledger, urgent and oldest first, while work goes on.
+compare-and-set; whoever wins fills the new lists from the ledger, urgent and oldest first, while work goes on. The
+generation's name tells who that is: if it dies before it can have done so, another one fills them.
 
 Everything here may be done twice: a doubled hint costs one refused claim.
 """
@@ -43,7 +44,10 @@ SWEEP_S: Final = 5.0
 AUDIT_S: Final = 60.0
 OVERDUE_S: Final = 30.0
 MEND: Final = 10_000
+"""The most that one audit looks at in a lane."""
 START_S: Final = 5.0
+FILL_S: Final = 180.0
+"""How long after a generation was found its maker is watched."""
 
 URGENT_FIRST: Final = sorted(LANES, key=lambda lane: list(Priority).index(lane.priority))
 
@@ -95,6 +99,7 @@ class Relay:
         self._proposed: Generation | None = None
         self._walk: _Walk | None = None
         self._look = trio.Event()
+        self._watch_until_s = 0.0
         self._missing: dict[Lane, set[str]] = {}
 
     async def run(self, inbox: Inbox[RelayMessage]) -> None:
@@ -195,6 +200,8 @@ class Relay:
         if in_force is None or in_force.run_id != server:
             return  # another one sees another server; whoever is wrong finds out within a second
         await self._queue.open(in_force.name)
+        if in_force != self._in_use and in_force != self._proposed:
+            self._found(in_force)
         self._in_use = in_force
         log.info("relay.opened", generation=in_force.name)
         self._push_now()
@@ -211,12 +218,31 @@ class Relay:
 
     async def _renew(self, old: Generation | None, server: str) -> Generation:
         if self._proposed is None or self._proposed.run_id != server or self._proposed == old:
-            self._proposed = Generation(new_id("gen", self._clock.now()), server)
+            name = f"{new_id('gen', self._clock.now(), self._clock.random.getrandbits(80))}.{self._supervisor}"
+            self._proposed = Generation(name, server)
         in_force = await self._ledger.cluster.renew_generation(old, self._proposed)
         if in_force == self._proposed:
-            log.warning("relay.renewed", generation=in_force.name, before=old and old.name)
+            log.info("relay.renewed", generation=in_force.name, before=old and old.name)
             self._walk_again()
         return in_force
+
+    def _found(self, in_force: Generation) -> None:
+        """One of another's making, or of our own before we crashed: nobody remembers how far that one got."""
+        if in_force.name.endswith(f".{self._supervisor}"):
+            self._walk_again()
+        else:
+            self._watch_until_s = trio.current_time() + FILL_S
+
+    async def _take_over(self) -> None:
+        if self._in_use is None or trio.current_time() >= self._watch_until_s:
+            return
+        living = [peer.supervisor for peer in await self._ledger.cluster.peers()]
+        if any(self._in_use.name.endswith(f".{name}") for name in living):
+            return
+        self._watch_until_s = 0.0
+        if min(living, default=self._supervisor) == self._supervisor:
+            log.warning("relay.fills_for_a_dead_one", generation=self._in_use.name)
+            self._walk_again()
 
     def _walk_again(self) -> None:
         self._walk = _Walk()
@@ -253,7 +279,8 @@ class Relay:
             try:
                 if swept := await self._queue.sweep():
                     log.info("relay.swept", hints=swept)
-            except (QueueDown, StaleGeneration):
+                await self._take_over()
+            except Down:
                 continue  # the look at the generation says so
 
     async def _audit(self) -> None:
@@ -268,30 +295,40 @@ class Relay:
 
     async def _is_auditor(self) -> bool:
         """One of the living: the one whose name comes first."""
-        peers = await self._ledger.cluster.peers()
-        return min((peer.supervisor for peer in peers), default=self._supervisor) == self._supervisor
+        living = [peer.supervisor for peer in await self._ledger.cluster.peers()]
+        return min(living, default=self._supervisor) == self._supervisor
 
     async def _audit_lane(self, lane: Lane) -> None:
         """Push what has been due for a while and whose hint is nowhere at two looks in a row. Outside faults there is
         none, so the lists are only read where the lane holds fewer hints than the ledger has overdue messages."""
         suspects = self._missing.pop(lane, set())
         depth = (await self._queue.depths())[lane]
-        if await self._ledger.delivery.due_count(lane, older_than_s=OVERDUE_S, limit=depth + 1) <= depth:
+        print(
+            "AUDIT",
+            self._supervisor,
+            lane,
+            depth,
+            await self._ledger.delivery.due_count(lane, older_than_s=OVERDUE_S, limit=9),
+            trio.current_time(),
+        )
+        if await self._overdue(lane, limit=depth + 1) <= depth:
             return
-        missing = await self._nowhere(lane)
+        missing = await self._nowhere(lane, await self._overdue(lane, limit=MEND))
         self._missing[lane] = missing
         if mend := sorted(missing & suspects):
             await self._queue.push([Hint(message_id, lane) for message_id in mend])
             log.warning("relay.mended", lane=str(lane), hints=len(mend))
 
-    async def _nowhere(self, lane: Lane) -> set[str]:
+    async def _overdue(self, lane: Lane, *, limit: int) -> int:
+        return await self._ledger.delivery.due_count(lane, older_than_s=OVERDUE_S, limit=limit)
+
+    async def _nowhere(self, lane: Lane, overdue: int) -> set[str]:
+        """Of the lane's `overdue` oldest messages those that no list holds."""
         held = await self._queue.hints(lane)
         missing: set[str] = set()
         after: tuple[datetime, str] | None = None
-        while len(missing) < MEND:
-            page = await self._ledger.delivery.waiting(lane, after=after, limit=PAGE)
-            missing |= {each.message_id for each in page if each.due_in_s <= -OVERDUE_S} - held
-            if len(page) < PAGE or page[-1].due_in_s > -OVERDUE_S:
-                break
+        while overdue > 0 and (page := await self._ledger.delivery.waiting(lane, after=after, limit=PAGE)):
+            missing |= {each.message_id for each in page[:overdue]} - held
+            overdue -= len(page)
             after = page[-1].cursor
         return missing

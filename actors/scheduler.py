@@ -1,8 +1,8 @@
 """A scheduler: what is due in one channel goes to its lane; what was not sent in time expires.
 
-Every supervisor runs it, without a leader: a hint is moved once, by whoever is first. The delayed set in Redis is only a
-hint of time, as the lanes are only hints; the ledger's `due_at` decides when a message is loaded. It sleeps until the
-next moment that it knows of, at most a second, and its own queue tells when something sooner is put in.
+Every supervisor runs it, without a leader: a hint is moved once, by whoever is first. The delayed set in Redis is
+only a hint, as the lanes are; the ledger's `due_at` decides when a message may be claimed. It sleeps until the next
+moment that it knows of, at most a second, and its own queue tells when something sooner is put in.
 """
 
 from __future__ import annotations

@@ -186,8 +186,8 @@ class MemoryQueue:
     async def open(self, generation: str) -> None:
         await _sent(self._server)
         data = self._server.data
-        if data.generation != generation:
-            data.lists = {name: lists for name, lists in data.lists.items() if name == generation}
+        kept = {data.generation, generation}
+        data.lists = {name: lists for name, lists in data.lists.items() if name in kept}
         data.generation = generation
         self._generation, self._opened_on = generation, self._server.run_id
         self._server.replied()

@@ -1,0 +1,87 @@
+"""One pretended Redis, one ledger in memory, and single actors between them, in virtual time."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from heliograph.actors.kernel.actor import Actor, Inbox, Mailbox
+from heliograph.actors.kernel.clock import VirtualClock
+from heliograph.actors.ledger.memory import memory_ledger
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.errors import LedgerDown
+from heliograph.actors.model.identity import new_id
+from heliograph.actors.model.message import Message, State
+from heliograph.actors.ports.ledger import Acceptance
+from heliograph.actors.ports.queue import Hint
+from heliograph.actors.queue.memory import MemoryQueue, MemoryRedis
+from tests.support.builders import a_message
+
+
+class Stage:
+    """`ledger_down` makes every call of the ledger fail; a name in `lost_answers` (`cluster.beat`) makes the next call
+    of that name fail after it took effect."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.clock = VirtualClock(random.Random(1))
+        self.redis = MemoryRedis()
+        self.ledger = memory_ledger(self.clock.now, self._fault)
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self._numbers = itertools.count()
+        self.ledger_down = False
+        self.lost_answers: set[str] = set()
+
+    def _fault(self, moment: str) -> None:
+        name, _, done = moment.partition("/")
+        if self.ledger_down or (done and name in self.lost_answers):
+            self.lost_answers.discard(name)
+            raise LedgerDown("PostgreSQL gave no answer")
+
+    def queue(self, supervisor: str) -> MemoryQueue:
+        return MemoryQueue(self.redis, supervisor)
+
+    async def start(self, name: str, build: Callable[[], Actor[Any]]) -> tuple[Mailbox[Any], trio.CancelScope]:
+        """An actor, until its mailbox is closed (or its scope cancelled, which is its death)."""
+        mailbox: Mailbox[Any] = Mailbox(name, 100, self.clock)
+        inbox: Inbox[Any] = Inbox(mailbox)
+        scope = trio.CancelScope()
+
+        async def live() -> None:
+            with scope:
+                await build().run(inbox)
+
+        self._nursery.start_soon(live)
+        await inbox.ready.wait()
+        return mailbox, scope
+
+    async def accept(self, count: int = 1, *, in_s: float | None = None, **fields: Any) -> list[Hint]:
+        """Messages committed, whose hints nobody was told of. With `in_s` they are scheduled."""
+        now = self.clock.now()
+        messages = [self._message(in_s, **fields) for _ in range(count)]
+        state = State.QUEUED if in_s is None else State.SCHEDULED
+        await self.ledger.intake.accept(
+            [Acceptance(messages=tuple(messages), states=(state,) * count)], supervisor="gateway"
+        )
+        assert self.clock.now() == now
+        return [Hint(message.id, message.lane) for message in messages]
+
+    def _message(self, in_s: float | None, **fields: Any) -> Message:
+        now = self.clock.now()
+        known: dict[str, Any] = {
+            "id": new_id("msg", now, next(self._numbers)),
+            "created_at": now,
+            "expires_at": now + timedelta(days=1),
+            "send_at": None if in_s is None else now + timedelta(seconds=in_s),
+        }
+        return a_message(**known | fields)
+
+    async def state(self, hint: Hint) -> State:
+        return (await self.ledger.messages.get(hint.message_id, tenant=None)).standing.state
