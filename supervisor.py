@@ -1,0 +1,209 @@
+"""The supervisor: one process of Heliograph. It opens the adapters, runs the tree of actors, and drains it.
+
+The HTTP servers are children of that tree like any other actor. The first signal drains: the gateway refuses, the
+dispatchers stop taking and hand back, calls in the air end within the grace, the journal commits, the row in
+`supervisors` is marked ended. A second signal stops at once.
+
+Exit codes: 0 drained; 1 a port is taken, the database is not migrated, or the tree escalated.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import structlog
+import trio
+
+from heliograph.actors.census import Ask
+from heliograph.actors.kernel.actor import Health, Inbox
+from heliograph.actors.kernel.clock import Clock, SystemClock
+from heliograph.actors.kernel.supervision import ChildSpec, Group, Supervisor
+from heliograph.actors.ledger.postgres import open_ledger
+from heliograph.actors.model.errors import HeliographError, LedgerDown
+from heliograph.actors.model.settings import Config
+from heliograph.actors.model.stats import Stats
+from heliograph.actors.queue.coordination import open_coordination
+from heliograph.actors.queue.redis import open_queue
+from heliograph.actors.tree.node import ROLES, Adapters, Node, leaf
+from heliograph.gateway.app import serve_gateway
+from heliograph.gateway.monitor import Monitor, serve_monitor
+from heliograph.gateway.services import Check, Services
+from heliograph.providers import build, country_of
+
+log = structlog.get_logger()
+CLOSE_S: Final = 5.0
+LEAVE_S: Final = 3.0
+STATS_LIMIT_S: Final = 5.0
+STILL_S: Final = 3.0
+
+Serve = Callable[[Callable[[], Awaitable[None]], Callable[[], None]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An HTTP server as an actor: closing its mailbox is its shutdown trigger."""
+
+    serve: Serve
+
+    async def run(self, inbox: Inbox[None]) -> None:
+        async def told_to_finish() -> None:
+            while await inbox.receive(3600.0) is not None or not inbox.closed:
+                pass
+
+        await self.serve(told_to_finish, inbox.started)
+
+
+class Process:
+    """The node of this process together with its servers, and what they tell of it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.draining = False
+        self.group = Group(name="heliograph", children=self._children())
+
+    def _children(self) -> list[ChildSpec | Group]:
+        node = self.node
+        grace_s = node.config.delivery.drain_grace_s
+        tree = [leaf(node.box("monitor", 1), lambda: Served(self._monitor)), *node.children()]
+        if "gateway" in node.roles:
+            tree.append(leaf(node.box("gateway", 1), lambda: Served(self._gateway), grace_s=grace_s + CLOSE_S))
+        return tree
+
+    async def _monitor(self, shutdown: Callable[[], Awaitable[None]], started: Callable[[], None]) -> None:
+        def bound(host: str, port: int) -> None:
+            self.node.metrics_url = f"http://{host}:{port}/metrics"
+            started()
+
+        monitor = Monitor(self.node.registry, self.readiness, lambda: self.draining, self._refresh)
+        await serve_monitor(monitor, self.node.config.monitor, shutdown_trigger=shutdown, bound=bound)
+
+    async def _gateway(self, shutdown: Callable[[], Awaitable[None]], started: Callable[[], None]) -> None:
+        def ready(host: str, port: int) -> None:
+            log.info("gateway.listening", host=host, port=port)
+            started()
+
+        await serve_gateway(self._services(), self.node.config.gateway, shutdown_trigger=shutdown, ready=ready)
+
+    def _services(self) -> Services:
+        node = self.node
+        return Services(
+            supervisor=node.supervisor,
+            clock=node.clock,
+            config=node.config,
+            ledger=node.adapters.ledger,
+            router=node.router,
+            coordination=node.adapters.coordination,
+            metrics=node.metrics,
+            registry=node.registry,
+            accept=node.accept,
+            stats=self._stats,
+            readiness=self.readiness,
+            draining=lambda: self.draining,
+        )
+
+    async def _stats(self) -> Stats:
+        stats: Stats = await self.node.census.ref.ask(Ask, timeout_s=STATS_LIMIT_S)
+        return stats
+
+    async def _refresh(self) -> None:
+        self.node.tree_metrics.show(self._health())
+        await self._stats()
+
+    def _health(self) -> list[Health]:
+        return self.group.health()
+
+    def readiness(self) -> Mapping[str, Check]:
+        """Without the ledger nothing is ready; without Redis a gateway is."""
+        node = self.node
+        beaten_at_s = node.peers.beaten_at_s
+        beats = beaten_at_s is not None and node.clock.boot_s() - beaten_at_s < STILL_S
+        down = [h.name for h in self._health() if h.phase != "running"]
+        return {
+            "postgres": Check(beats, "beats go through" if beats else "no beat has gone through for some seconds"),
+            "redis": Check(*node.queue_health(), required=node.roles != {"gateway"}),
+            "actors": Check(not down, ", ".join(down) or "all run", required=False),
+        }
+
+
+async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock: Clock | None = None) -> int:
+    """One supervisor until a signal; answers the exit code. Its id is drawn anew at each start: a name used again
+    would hide what its former bearer left."""
+    supervisor = secrets.token_hex(4)
+    structlog.contextvars.bind_contextvars(supervisor=supervisor)
+    try:
+        async with AsyncExitStack() as stack:
+            adapters = await _open(config, stack, supervisor, clock or SystemClock())
+            node = Node(config, adapters, roles=roles, supervisor=supervisor, clock=clock or SystemClock())
+            node.metrics.build_info.labels(version("heliograph"), platform.python_version()).set(1)
+            code = await _run(Process(node))
+            with trio.move_on_after(LEAVE_S):
+                await _leave(adapters, supervisor)
+            return code
+    except HeliographError as error:
+        print(f"heliograph: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+async def _open(config: Config, stack: AsyncExitStack, supervisor: str, clock: Clock) -> Adapters:
+    couriers = {settings.name: build(settings) for settings in config.providers}
+    return Adapters(
+        ledger=await stack.enter_async_context(open_ledger(config.postgres_url, supervisor=supervisor)),
+        queue=await stack.enter_async_context(open_queue(config.redis_url, supervisor)),
+        coordination=await stack.enter_async_context(open_coordination(config.redis_url, supervisor, clock.boot_s)),
+        couriers=couriers,
+        country_of=country_of,
+    )
+
+
+async def _leave(adapters: Adapters, supervisor: str) -> None:
+    """Nothing is left with us after a drain; others need not find that out."""
+    try:
+        await adapters.ledger.cluster.leave(supervisor)
+    except LedgerDown as error:
+        log.warning("supervisor.left_without_word", error=str(error))
+
+
+async def _run(process: Process) -> int:
+    supervisor = Supervisor(process.group, process.node.clock)
+    log.info("supervisor.starting", roles=sorted(process.node.roles), version=version("heliograph"))
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(_watch, signals, process, supervisor, nursery.cancel_scope)
+                await supervisor.run()
+                nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        # What no restart mends, and what was restarted too often. Anything else is a bug, and goes on up.
+        ours, others = group.split(HeliographError)
+        if ours is None or others is not None:
+            raise
+        raise _first(ours) from None
+    log.info("supervisor.stopped")
+    return 0
+
+
+async def _watch(
+    signals: AsyncIterator[int], process: Process, supervisor: Supervisor, everything: trio.CancelScope
+) -> None:
+    async with trio.open_nursery() as nursery:
+        async for _ in signals:
+            if process.draining:
+                log.warning("supervisor.stops_at_once")
+                everything.cancel()
+                return
+            log.info("supervisor.draining", grace_s=process.node.config.delivery.drain_grace_s)
+            process.draining = True
+            nursery.start_soon(supervisor.drain)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

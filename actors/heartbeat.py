@@ -19,8 +19,8 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
 from heliograph.actors.model.provider import Controls, ProviderReport
 from heliograph.actors.ports.handover import ControlsChanged, ProviderMessage
-from heliograph.actors.ports.ledger import ClusterLedger, DeliveryLedger, Peer
-from heliograph.actors.ports.queue import Hint, Later, Queue
+from heliograph.actors.ports.ledger import ClusterLedger, DeliveryLedger, Peer, WaitingHint
+from heliograph.actors.ports.queue import Queue
 
 log = structlog.get_logger()
 EVERY_S: Final = 1.0
@@ -52,7 +52,7 @@ class Heartbeat:
         peers: Peers,
         providers: Mapping[str, Ref[ProviderMessage]],
         reports: Callable[[], Sequence[ProviderReport]],
-        announce: Callable[[Sequence[Hint], Sequence[Later]], None],
+        announce: Callable[[Sequence[WaitingHint]], None],
         *,
         supervisor: str,
         roles: Sequence[str],
@@ -136,9 +136,7 @@ class Heartbeat:
         except (QueueDown, StaleGeneration):
             return
         owed = await self._delivery.touched_by(dead, limit=PAGE)
-        now = [Hint(h.message_id, h.lane) for h in owed if h.due_in_s <= 0]
-        later = [Later(Hint(h.message_id, h.lane), h.due_in_s) for h in owed if h.due_in_s > 0]
-        self._announce(now, later)
+        self._announce(owed)
         await self._cluster.leave(dead)
         self._seen.pop(dead, None)
         log.warning("supervisor.dead", supervisor=dead, hints_moved=moved, pushed_again=len(owed))

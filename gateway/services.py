@@ -9,22 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
-from heliograph.actors.model.message import Channel, Lane, Reason, State
 from heliograph.actors.model.settings import Config
+from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """At most a second old. `rates` (accepted, sent, failed) are per second over the last 60 s."""
-
-    messages: Mapping[tuple[Channel, State], int]
-    depth: Mapping[Lane, int]
-    oldest_age_s: Mapping[Lane, float | None]
-    dead_letters: Mapping[Reason, int]
-    rates: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

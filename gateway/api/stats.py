@@ -10,12 +10,12 @@ import trio
 from heliograph.actors.model.access import DEFAULT_TENANT, ApiKey, ScopeName
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import LANES, Channel, Reason, State
+from heliograph.actors.model.stats import Stats
 from heliograph.gateway.api.routing import Call, Reply, Route, dumps, json_reply
 from heliograph.gateway.api.schemas import StatsAnswer
 from heliograph.gateway.auth import presented
 from heliograph.gateway.limits import MOST_STREAMS
 from heliograph.gateway.problems import Code, Refused, unavailable
-from heliograph.gateway.services import Stats
 
 EVERY_S: Final = 1.0
 STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}

@@ -22,13 +22,15 @@ from heliograph.actors.model.errors import LedgerDown, MailboxFull
 from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config, DeliverySettings
+from heliograph.actors.model.stats import Stats
+from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
 from heliograph.gateway.app import make_app, serve_gateway
 from heliograph.gateway.auth import make_key
 from heliograph.gateway.listening import bind, serve_on
-from heliograph.gateway.services import Check, Services, Stats
+from heliograph.gateway.services import Check, Services
 from heliograph.providers import build, country_of
 from tests.support.builders import a_provider
 

@@ -1,0 +1,1 @@
+"""The tree of actors: which there are, what each is given, and how they are told apart by role."""

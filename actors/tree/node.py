@@ -1,0 +1,224 @@
+"""One supervisor's actors, wired over whatever adapters they are given: real ones, or their twins in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from heliograph.actors.census import Census
+from heliograph.actors.dead_letters import DeadLetters
+from heliograph.actors.dispatcher import Dispatcher
+from heliograph.actors.heartbeat import Heartbeat, Peers
+from heliograph.actors.intake import Accept, Intake
+from heliograph.actors.journal import JournalActor, JournalSettings
+from heliograph.actors.kernel.actor import Actor, Mailbox, Ref
+from heliograph.actors.kernel.clock import Clock
+from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
+from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.metrics.tree import TreeMetrics
+from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import ProviderReport
+from heliograph.actors.model.settings import Config
+from heliograph.actors.operations import Operations
+from heliograph.actors.policy.route import Router
+from heliograph.actors.policy.triage import Blocked
+from heliograph.actors.ports.board import Board
+from heliograph.actors.ports.coordination import Coordination
+from heliograph.actors.ports.courier import Courier
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay, WaitingHint
+from heliograph.actors.ports.queue import Hint, Later, Queue
+from heliograph.actors.provider import ProviderActor
+from heliograph.actors.reaper import Reaper
+from heliograph.actors.relay import Dirty, NewWork, Relay
+from heliograph.actors.scheduler import Scheduler
+
+ROLES: Final = frozenset({"gateway", "delivery", "dead-letters"})
+ACCEPT_LIMIT_S: Final = 12.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """The outside, behind its ports: one courier for each configured provider."""
+
+    ledger: Ledger
+    queue: Queue
+    coordination: Coordination
+    couriers: Mapping[str, Courier]
+    country_of: Callable[[str], str | None]
+
+
+class Node:
+    """The actors of one process, by `roles`. `children` is the tree, without servers; the rest is for those who look
+    or ask from outside: the gateway, the monitor, a test."""
+
+    def __init__(
+        self, config: Config, adapters: Adapters, *, roles: frozenset[str], supervisor: str, clock: Clock
+    ) -> None:
+        self.config = config
+        self.adapters = adapters
+        self.roles = roles
+        self.supervisor = supervisor
+        self.clock = clock
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self.peers = Peers()
+        self.board = Board(config.providers)
+        takes = {name: courier.takes for name, courier in adapters.couriers.items()}
+        self.router = Router(config.providers, takes, adapters.country_of)
+        self.metrics_url: str | None = None
+        self.tree_metrics = TreeMetrics(self.metrics)
+        self._boxes: dict[str, Mailbox[Any]] = {}
+        self._actors: dict[str, ProviderActor] = {}
+        self._owes_word = False
+        self.relay = self.box("relay", 4096)
+        self.census = self.box("census", 256)
+        self.intake: Mailbox[Accept] = self.box("intake", 512)
+        self.operations = self.box("operations", 16)
+
+    # -------------------------------------------------------------------------------------- seen from outside
+
+    def box(self, name: str, capacity: int) -> Mailbox[Any]:
+        """A mailbox that outlives its actors' crashes, known to the metrics from the start."""
+        self.tree_metrics.know(name)
+        return Mailbox(name, capacity, self.clock, self.tree_metrics)
+
+    async def accept(self, acceptance: Acceptance) -> Accepted | Replay | Mismatch:
+        """Answers after the commit. MailboxFull and LedgerDown as the intake says."""
+        return await self.intake.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=ACCEPT_LIMIT_S)
+
+    def announce(self, hints: Sequence[Hint], later: Sequence[Later] = ()) -> None:
+        """Tell the relay of committed work. What its mailbox has no room for, it is told to look for in the ledger."""
+        if not self.relay.ref.offer(NewWork(hints, later)):
+            self._owes_word = True
+        elif self._owes_word:
+            self._owes_word = not self.relay.ref.offer(Dirty())
+
+    def announce_waiting(self, waiting: Sequence[WaitingHint]) -> None:
+        now = [Hint(w.message_id, w.lane) for w in waiting if w.due_in_s <= 0]
+        later = [Later(Hint(w.message_id, w.lane), w.due_in_s) for w in waiting if w.due_in_s > 0]
+        if now or later:
+            self.announce(now, later)
+
+    def blocked(self) -> dict[str, Blocked]:
+        now_s = self.clock.boot_s()
+        stopped = ((desk.settings.name, desk.blocked(now_s)) for desk in self.board)
+        return {name: Blocked(*why) for name, why in stopped if why is not None}
+
+    def reports(self) -> list[ProviderReport]:
+        return [actor.report() for actor in self._actors.values()]
+
+    # ------------------------------------------------------------------------------------------- the tree
+
+    def children(self) -> list[ChildSpec | Group]:
+        """In the order in which they start; they are drained the other way round."""
+        ledger, queue = self.adapters.ledger, self.adapters.queue
+        delivers = "delivery" in self.roles
+        providers = {p.name: self.box(f"provider/{p.name}", 2048) for p in self.config.providers} if delivers else {}
+        refs = {name: box.ref for name, box in providers.items()}
+        tree: list[ChildSpec | Group] = [
+            leaf(
+                self.box("heartbeat", 1),
+                lambda: Heartbeat(
+                    ledger.cluster, ledger.delivery, queue, self.peers, refs, self.reports, self.announce_waiting,
+                    supervisor=self.supervisor, roles=sorted(self.roles), metrics_url=lambda: self.metrics_url,
+                    clock=self.clock,
+                ),
+            ),
+            leaf(self.relay, lambda: Relay(ledger, queue, supervisor=self.supervisor, clock=self.clock)),
+            leaf(
+                self.census,
+                lambda: Census(ledger.stats, queue.depths, clock=self.clock, metrics=self.metrics),
+            ),
+        ]  # fmt: skip
+        if delivers:
+            tree += self._delivery(providers, refs)
+        if "dead-letters" in self.roles:
+            tree.append(self._aftercare())
+        if "gateway" in self.roles:
+            tree.append(leaf(self.intake, self._intake))
+        return tree
+
+    def _delivery(self, providers: Mapping[str, Mailbox[Any]], refs: Mapping[str, Ref[Any]]) -> list[ChildSpec | Group]:
+        ledger, queue, clock, metrics = self.adapters.ledger.delivery, self.adapters.queue, self.clock, self.metrics
+        settings, couriers = self.config.delivery, self.adapters.couriers
+        journal = self.box("journal", 2048)
+        judged = JournalSettings(
+            delivery=settings,
+            dead_letters=self.config.dead_letters,
+            can_ask=frozenset(name for name, courier in couriers.items() if courier.can_ask),
+        )
+
+        def provider(name: str) -> ProviderActor:
+            self._actors[name] = actor = ProviderActor(
+                self.router.settings[name], couriers[name], self.adapters.coordination, journal.ref,
+                self.board.desk(name), supervisors=lambda: self.peers.alive, clock=clock, metrics=metrics,
+            )  # fmt: skip
+            return actor
+
+        def dispatcher(channel: Channel) -> Dispatcher:
+            return Dispatcher(
+                channel, queue, ledger, self.router, self.board, refs,
+                {n: c.longest_call_s for n, c in couriers.items()}, delivery=settings,
+                auto_retry_s=self.config.dead_letters.auto_retry_s, supervisor=self.supervisor, clock=clock,
+                metrics=metrics,
+            )  # fmt: skip
+
+        return [
+            leaf(
+                journal,
+                lambda: JournalActor(
+                    ledger, queue, self.router, self.blocked, self.announce, settings=judged,
+                    supervisor=self.supervisor, clock=clock, metrics=metrics,
+                ),
+            ),
+            Group(
+                name="providers",
+                together=True,
+                children=[
+                    leaf(
+                        box, partial(provider, name), grace_s=settings.drain_grace_s, exceeded=Exceeded.REST
+                    )
+                    for name, box in providers.items()
+                ],
+            ),
+            Group(
+                name="dispatch",
+                together=True,
+                children=[
+                    *(leaf(self.box(f"dispatcher/{c}", 1), partial(dispatcher, c)) for c in Channel),
+                    *(leaf(self.box(f"scheduler/{c}", 64), partial(self._scheduler, c)) for c in Channel),
+                    leaf(self.box("reaper", 1), lambda: Reaper(ledger, journal.ref, clock)),
+                ],
+            ),
+        ]  # fmt: skip
+
+    def _scheduler(self, channel: Channel) -> Scheduler:
+        return Scheduler(
+            channel, self.adapters.queue, self.adapters.ledger.delivery, clock=self.clock, metrics=self.metrics
+        )
+
+    def _aftercare(self) -> Group:
+        ledger = self.adapters.ledger
+        given: dict[str, Any] = {"config": self.config, "supervisor": self.supervisor, "clock": self.clock}
+        return Group(
+            name="aftercare",
+            together=True,
+            children=[
+                leaf(self.box("dead_letters", 1), lambda: DeadLetters(ledger, self.announce_waiting, **given)),
+                leaf(self.operations, lambda: Operations(ledger.operations, self.announce_waiting, **given)),
+            ],
+        )
+
+    def _intake(self) -> Intake:
+        return Intake(
+            self.adapters.ledger.intake, self.announce, supervisor=self.supervisor, clock=self.clock,
+            metrics=self.metrics,
+        )  # fmt: skip
+
+
+def leaf(box: Mailbox[Any], build: Callable[[], Actor[Any]], **more: Any) -> ChildSpec:
+    return ChildSpec(mailbox=box, build=build, **more)
