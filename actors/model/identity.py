@@ -17,10 +17,7 @@ _DIGITS: Final = {c: i for i, c in enumerate(ALPHABET)}
 
 
 def _encode(value: int, pairs: int) -> str:
-    out = []
-    for shift in range(10 * (pairs - 1), -1, -10):
-        out.append(_PAIRS[(value >> shift) & 1023])
-    return "".join(out)
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(10 * (pairs - 1), -1, -10)])
 
 
 def new_id(prefix: str, at: datetime, chance: int | None = None) -> str:

@@ -1,4 +1,7 @@
-"""What provider actors and the reaper tell the journal. Each of these ends one claim; none may be lost while the process lives."""
+"""What provider actors and the reaper tell the journal.
+
+Each of these ends one claim; none may be lost while the process lives.
+"""
 
 from __future__ import annotations
 
