@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from heliograph.actors.model.errors import ConfigurationError, LedgerDown
+from heliograph.gateway.cli import main, output
+from heliograph.gateway.cli.moments import moment
+from heliograph.gateway.cli.output import CommandMisused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["--version"], 0), (["nonsense"], 2), (["send", "--nonsense"], 2), (["send"], 2), ([], 2)],
+)
+def test_exit_codes_of_usage(arguments: list[str], code: int) -> None:
+    assert main.run(arguments) == code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--json", "--version"], ["config", "show", "--json"], ["--json", "config", "show"]]
+)
+def test_json_may_stand_before_or_after_the_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    output.forget_wishes()
+    assert main.run(arguments) == 0
+    assert json.loads(capsys.readouterr().out)
+    output.forget_wishes()
+
+
+@pytest.mark.parametrize("command", ["up", "down", "run", "migrate", "check", "send", "classify", "providers"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([command, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (LedgerDown("PostgreSQL gives no answer"), 1, "heliograph: PostgreSQL gives no answer"),
+        (ConfigurationError("a: b\nc: d"), 2, "heliograph: a: b\nheliograph: c: d"),
+        (ExceptionGroup("", [LedgerDown("same"), ExceptionGroup("", [LedgerDown("same")])]), 1, "heliograph: same"),
+        (ZeroDivisionError("secret"), 1, "heliograph: internal error: ZeroDivisionError at"),
+        (KeyboardInterrupt(), 1, "heliograph: interrupted"),
+    ],
+)
+def test_an_error_is_told_in_words_once_and_without_a_traceback(
+    error: BaseException,
+    code: int,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(main, "application", fail)
+    assert main.run([]) == code
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(told)
+    assert "Traceback" not in said
+    assert "secret" not in said
+    assert said.count("heliograph: ") == told.count("heliograph: ")
+
+
+def test_columns_are_aligned_and_nothing_is_cut_off() -> None:
+    assert output.columns(("id", "state"), [["msg_1", "sent"], ["m", None]]) == [
+        "ID     STATE",
+        "msg_1  sent",
+        "m      -",
+    ]
+
+
+def test_a_moment_is_a_time_with_its_offset_or_how_long_ago() -> None:
+    assert moment("--since", "2026-11-25T09:00:00+05:30") == "2026-11-25T03:30:00Z"
+    ago = moment("--since", "1h30m")
+    assert ago is not None
+    passed = datetime.now(UTC) - datetime.fromisoformat(ago)
+    assert 5400 <= passed.total_seconds() < 5460
+    assert moment("--since", None) is None
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-25T09:00:00", "5"])
+def test_a_moment_without_an_offset_or_a_unit_is_bad_usage(text: str) -> None:
+    with pytest.raises(CommandMisused, match=re.escape("--since should be a time with its offset")):
+        moment("--since", text)
