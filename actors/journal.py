@@ -126,17 +126,13 @@ class JournalActor:
             log.info("journal.landed", outcomes=len(finishes))
         return finished
 
-    def _finish(
-        self, ended: AttemptFinished | EarlierSettled | AttemptOverdue, blocked: Mapping[str, Blocked]
-    ) -> Finish:
+    def _finish(self, ended: Closing, blocked: Mapping[str, Blocked]) -> Finish:
         answer: Answer | None
         settles: tuple[int, Settled] | None = None
         match ended:
             case AttemptFinished():
                 answer, settles, finished_at = ended.answer, ended.settles, ended.finished_at
-                move = self._judge(
-                    ended.tracked, ended.number, ended.provider, answer, blocked, internal=ended.internal
-                )
+                move = self._judge(ended, answer, blocked, internal=ended.internal)
             case AttemptOverdue():
                 answer, finished_at = OVERDUE, self._clock.now()
                 move = self._judge(ended, answer, blocked, reclaimed=True)
