@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from heliograph.actors.model.attempt import Answer, Outcome, Settled
+from heliograph.actors.model.deadletter import DeadLetterFilter
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import Message, Move, Reason, State
 from heliograph.actors.ports.ledger import (
@@ -16,7 +17,6 @@ from heliograph.actors.ports.ledger import (
     Accepted,
     Claimed,
     ClaimRequest,
-    DeadLetterFilter,
     Finish,
     Finished,
     Ledger,
