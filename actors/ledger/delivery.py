@@ -1,0 +1,467 @@
+"""Messages on their way: load, claim, finish, and whatever else happens to what waits.
+
+The two hot statements, CLAIM and SENT, each do all of their work for a whole batch in one round trip. Everything that
+is not "claimed and then accepted" goes through `edges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges, Held
+from heliograph.actors.ledger.pool import Connection, Pool
+from heliograph.actors.ledger.rows import TRACKED, TRACKED_WIDTH, json_of, tracked_of
+from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
+from heliograph.actors.model.message import Lane, Reason, State, Tracked
+from heliograph.actors.policy.lifecycle import Event
+from heliograph.actors.ports.ledger import (
+    Claimed,
+    ClaimRequest,
+    Finish,
+    Finished,
+    Loaded,
+    Overdue,
+    Park,
+    WaitingHint,
+)
+
+# By the primary keys of all three.
+LOAD: Final = f"""
+SELECT {TRACKED}, date_part('epoch', m.due_at - now()), date_part('epoch', m.expires_at - now())
+FROM messages AS m JOIN contents AS c USING (id)
+WHERE m.id = ANY(%s) AND m.state IN ('queued', 'scheduled')
+  AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)"""  # noqa: S608
+
+# By the primary key. The lock makes us wait for whoever is moving the message, and then looks at what became of it; the
+# key of `claims` makes the second of two claims fail. A scheduled one that is due is woken on the way.
+CLAIM: Final = """
+WITH wanted AS (
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::double precision[]) AS w (id, provider, hold_s)
+), held AS (
+    SELECT m.id, m.channel, m.state, m.attempts, w.provider, w.hold_s
+    FROM wanted AS w JOIN messages AS m USING (id)
+    WHERE m.state IN ('queued', 'scheduled') AND m.due_at <= now() AND m.expires_at > now()
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m
+), won AS (
+    INSERT INTO claims (message_id, number, provider, supervisor, started_at, reclaim_at)
+    SELECT id, attempts + 1, provider, %s, now(), now() + hold_s * interval '1 second'
+    FROM held
+    ON CONFLICT (message_id) DO NOTHING
+    RETURNING message_id, number, started_at
+), woken AS (
+    UPDATE messages AS m
+    SET state = 'queued', waiting_for = NULL, waiting_provider = NULL, updated_at = now()
+    FROM held AS h
+    WHERE h.state = 'scheduled' AND m.id = h.id
+    RETURNING m.channel
+), counted AS (
+    INSERT INTO tallies AS t (writer, channel, counted, present, entered)
+    SELECT %s, channel, counted, sum(present), sum(entered) FROM (
+        SELECT channel, 'sending' AS counted, 0 AS present, 1 AS entered FROM won JOIN held ON id = message_id
+        UNION ALL SELECT channel, 'scheduled', -1, 0 FROM woken
+        UNION ALL SELECT channel, 'queued', 1, 1 FROM woken
+    ) AS changes
+    GROUP BY channel, counted
+    ORDER BY channel, counted
+    ON CONFLICT (writer, channel, counted) DO UPDATE
+    SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
+)
+SELECT message_id, number, started_at FROM won"""
+
+# By the primary keys. Takes those whose claim is ours and still open: the claim is read as of the statement's
+# beginning, and `attempts` of the row as it is once we have its lock, which every other end of the claim moves on.
+# The row is locked before the claim is deleted, as CLAIM does it.
+SENT: Final = """
+WITH ended AS (
+    SELECT * FROM json_to_recordset(%s::json) AS e (
+        id text, number integer, provider text, started_at timestamptz, finished_at timestamptz, outcome text,
+        code text, detail text, provider_message_id text,
+        counted smallint, unknowns smallint, throttled smallint, reclaims smallint, passes smallint
+    )
+), moved AS (
+    UPDATE messages AS m SET
+        state = 'sent', updated_at = now(), attempts = e.number, counted = e.counted, unknowns = e.unknowns,
+        throttled = e.throttled, reclaims = e.reclaims, passes = e.passes, tried = NULL, provider = e.provider,
+        reason = NULL, waiting_for = NULL, waiting_provider = NULL, unsettled = NULL, unsettled_provider = NULL,
+        landed = NULL, touched_by = k.supervisor
+    FROM ended AS e JOIN claims AS k ON k.message_id = e.id AND k.number = e.number AND k.supervisor = %s
+    WHERE m.id = e.id AND m.state = 'queued' AND m.attempts = e.number - 1
+    RETURNING m.id, m.channel
+), closed AS (
+    DELETE FROM claims AS k USING moved WHERE k.message_id = moved.id
+), logged AS (
+    INSERT INTO attempts (
+        message_id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
+    )
+    SELECT id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
+    FROM ended JOIN moved USING (id)
+), counted AS (
+    INSERT INTO tallies AS t (writer, channel, counted, present, entered)
+    SELECT %s, channel, counted, sum(present), sum(entered)
+    FROM moved CROSS JOIN (VALUES ('queued', -1, 0), ('sent', 1, 1)) AS v (counted, present, entered)
+    GROUP BY channel, counted
+    ORDER BY channel, counted
+    ON CONFLICT (writer, channel, counted) DO UPDATE
+    SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
+)
+SELECT id FROM moved"""
+
+# Through all of `claims`, which is short.
+OVERDUE: Final = f"""
+SELECT {TRACKED}, k.number, k.provider, k.supervisor, k.started_at
+FROM claims AS k JOIN messages AS m ON m.id = k.message_id JOIN contents AS c USING (id)
+WHERE k.reclaim_at <= now()
+ORDER BY k.reclaim_at
+LIMIT %s"""  # noqa: S608
+
+# By messages_expiry.
+EXPIRED: Final = """
+SELECT m.id FROM messages AS m
+WHERE m.state IN ('queued', 'scheduled') AND m.expires_at <= now()
+  AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)
+ORDER BY m.expires_at
+LIMIT %s"""
+
+# By the primary keys.
+READ: Final = f"SELECT {TRACKED} FROM messages AS m JOIN contents AS c USING (id) WHERE m.id = ANY(%s)"  # noqa: S608
+
+_WAITING: Final = """
+SELECT m.id, m.channel, m.priority, greatest(0, date_part('epoch', m.due_at - now())), m.due_at
+FROM messages AS m
+WHERE m.state IN ('queued', 'scheduled')
+  AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)"""
+# By messages_waiting.
+WAITING_FIRST: Final = _WAITING + " AND m.channel = %s AND m.priority = %s ORDER BY m.due_at, m.id LIMIT %s"
+WAITING_AFTER: Final = (
+    _WAITING
+    + " AND m.channel = %s AND m.priority = %s AND (m.due_at, m.id) > (%s, %s) ORDER BY m.due_at, m.id LIMIT %s"
+)
+# Through all of messages_waiting; asked once for each death.
+TOUCHED: Final = _WAITING + " AND m.touched_by = %s LIMIT %s"
+# By messages_waiting, `limit` rows at most.
+DUE: Final = """
+SELECT count(*) FROM (
+    SELECT FROM messages AS m
+    WHERE m.state IN ('queued', 'scheduled') AND m.channel = %s AND m.priority = %s
+      AND m.due_at <= now() - %s * interval '1 second'
+      AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)
+    LIMIT %s
+) AS found"""
+
+ACCEPTED: Final = Answer(outcome=Outcome.ACCEPTED)
+_LEARNT: Final = {
+    Outcome.ACCEPTED: Settled.ACCEPTED,
+    Outcome.REJECTED: Settled.REJECTED,
+    Outcome.DEFERRED: Settled.NOT_SENT,
+    Outcome.THROTTLED: Settled.NOT_SENT,
+    Outcome.MISCONFIGURED: Settled.NOT_SENT,
+}
+"""What an owner's late answer says of the attempt that was closed as unknown; a late `unknown` says nothing."""
+
+# How claims are opened and ended is worth a moment's wait even to who is cancelled: what is cut off is unknown, and
+# unknown costs an attempt without an answer.
+SHIELD_S: Final = 3.0
+
+
+class PostgresDelivery:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def load(self, ids: Sequence[str]) -> list[Loaded]:
+        if not ids:
+            return []
+        rows = await self._pool.rows(LOAD, (list(ids),))
+        return [Loaded(tracked_of(row), row[TRACKED_WIDTH], row[TRACKED_WIDTH + 1]) for row in rows]
+
+    async def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
+        wanted = sorted({request.message_id: request for request in requests}.values(), key=_message_id)
+        if not wanted:
+            return []
+        ids, providers = [r.message_id for r in wanted], [r.provider for r in wanted]
+        holds_s = [r.hold_s for r in wanted]
+
+        async def work(connection: Connection) -> list[Claimed]:
+            params = (ids, providers, holds_s, supervisor, connection.writer)
+            return [Claimed(*row) for row in await connection.rows(CLAIM, params)]
+
+        return await self._pool.once(work, limit_s=SHIELD_S, shield=True)
+
+    async def release(self, claims: Sequence[tuple[str, int]], *, supervisor: str) -> None:
+        async def work(connection: Connection) -> None:
+            edges = await Edges.lock(connection, (message_id for message_id, _ in claims))
+            for message_id, number in claims:
+                held = edges.held.get(message_id)
+                if held is None or (claim := held.claim) is None:
+                    continue
+                if (claim.number, claim.supervisor) != (number, supervisor):
+                    continue
+                if held.landed is not None:
+                    edges.sent(held, held.landed, supervisor)
+                else:
+                    edges.change(held, Event.RETURNED, supervisor)
+            await edges.write(connection)
+
+        if claims:
+            await self._pool.transact(work, limit_s=SHIELD_S, shield=True)
+
+    # -------------------------------------------------------------------------------------------- finish
+
+    async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
+        sent = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
+
+        async def send(connection: Connection) -> set[str]:
+            rows = await connection.rows(SENT, (json_of(map(_ended, sent)), supervisor, connection.writer))
+            return {row[0] for row in rows}
+
+        async def both(connection: Connection) -> list[Finished]:
+            done = await send(connection) if sent else set()
+            others = [f for f in finishes if f.message_id not in done]
+            results = {f.message_id: _sent(f) for f in sent if f.message_id in done}
+            results |= await self._finish(connection, others, supervisor)
+            return [results[f.message_id] for f in finishes]
+
+        if not finishes:
+            return []
+        if len(sent) == len(finishes):
+            done = await self._pool.once(send)
+            if len(done) == len(finishes):
+                return [_sent(f) for f in finishes]
+            # Some were closed by others. To repeat all is safe, and to them it makes no difference.
+        return await self._pool.transact(both)
+
+    async def _finish(self, connection: Connection, finishes: Sequence[Finish], supervisor: str) -> dict[str, Finished]:
+        edges = await Edges.lock(connection, (f.message_id for f in finishes))
+        await edges.look_for_unsettled(connection, list(edges.held))
+        results: dict[str, Finished] = {}
+        for finish in finishes:
+            held = edges.held.get(finish.message_id)
+            if held is None:
+                results[finish.message_id] = Finished(message_id=finish.message_id, state=State.FAILED, applied=False)
+                continue
+            applied = _may_end(held, finish, supervisor)
+            if applied:
+                _end(edges, held, finish, supervisor)
+            elif not finish.overdue_only:
+                _late(edges, held, finish)
+            queued = applied and held.standing.state is State.QUEUED
+            results[held.id] = Finished(
+                message_id=held.id,
+                state=held.state,
+                applied=applied,
+                due_in_s=held.hint().due_in_s if queued else None,
+            )
+        await edges.write(connection)
+        return results
+
+    # ------------------------------------------------------------------------------------------- waiting
+
+    async def overdue(self, limit: int) -> list[Overdue]:
+        rows = await self._pool.rows(OVERDUE, (limit,))
+        return [Overdue(tracked_of(row), *row[TRACKED_WIDTH:]) for row in rows]
+
+    async def expire(self, limit: int) -> list[Tracked]:
+        async def work(connection: Connection) -> list[Tracked]:
+            found = await connection.rows(EXPIRED, (limit,))
+            if not found:
+                return []
+            edges = await Edges.lock(connection, (row[0] for row in found), skip_locked=True)
+            ended = [h for h in edges.held.values() if h.waits and h.standing.expires_at <= h.now]
+            for held in ended:
+                edges.change(held, Event.EXPIRED, reason=Reason.EXPIRED, provider=None, **NOTHING_AWAITED)
+                edges.file(held, Reason.EXPIRED, cause=Reason.EXPIRED)
+            await edges.write(connection)
+            return [tracked_of(row) for row in await connection.rows(READ, ([h.id for h in ended],))]
+
+        return await self._pool.transact(work)
+
+    async def wake(self, ids: Sequence[str]) -> None:
+        async def work(connection: Connection) -> None:
+            edges = await Edges.lock(connection, ids)
+            for held in edges.held.values():
+                edges.wake(held)
+            await edges.write(connection)
+
+        if ids:
+            await self._pool.transact(work)
+
+    async def park(self, parks: Sequence[Park]) -> None:
+        async def work(connection: Connection) -> None:
+            edges = await Edges.lock(connection, (park.message_id for park in parks))
+            for park in parks:
+                held = edges.held.get(park.message_id)
+                if held is not None and held.state is State.QUEUED:
+                    edges.put_off(
+                        held,
+                        due_at=held.later(park.due_in_s),
+                        waiting_for=park.waiting_for,
+                        waiting_provider=park.waiting_provider,
+                    )
+            await edges.write(connection)
+
+        if parks:
+            await self._pool.transact(work)
+
+    async def give_up(self, ids: Sequence[str], *, reason: Reason, cause: str, auto_retry_in_s: float | None) -> None:
+        async def work(connection: Connection) -> None:
+            edges = await Edges.lock(connection, ids)
+            for held in edges.held.values():
+                edges.wake(held)
+                if held.state is not State.QUEUED:
+                    continue
+                edges.change(held, Event.GIVEN_UP, reason=reason, provider=None, **NOTHING_AWAITED)
+                edges.file(held, reason, cause=cause, auto_retry_in_s=auto_retry_in_s)
+            await edges.write(connection)
+
+        if ids:
+            await self._pool.transact(work)
+
+    async def waiting(self, lane: Lane, *, after: tuple[Any, str] | None, limit: int) -> list[WaitingHint]:
+        if after is None:
+            return _hints(await self._pool.rows(WAITING_FIRST, (lane.channel, lane.priority, limit)))
+        return _hints(await self._pool.rows(WAITING_AFTER, (lane.channel, lane.priority, *after, limit)))
+
+    async def touched_by(self, supervisor: str, *, limit: int) -> list[WaitingHint]:
+        return _hints(await self._pool.rows(TOUCHED, (supervisor, limit)))
+
+    async def due_count(self, lane: Lane, *, older_than_s: float, limit: int) -> int:
+        [[count]] = await self._pool.rows(DUE, (lane.channel, lane.priority, older_than_s, limit))
+        return int(count)
+
+
+def _message_id(named: ClaimRequest | Finish) -> str:
+    return named.message_id
+
+
+def _hints(rows: Sequence[tuple[Any, ...]]) -> list[WaitingHint]:
+    return [
+        WaitingHint(id_, Lane.parse(f"{channel}:{priority}"), due_in_s, (due_at, id_))
+        for id_, channel, priority, due_in_s, due_at in rows
+    ]
+
+
+# --------------------------------------------------------------------------------------------- what follows
+
+
+def _is_plain(finish: Finish) -> bool:
+    """Claimed, called, accepted: what SENT writes."""
+    return (
+        finish.move.state is State.SENT
+        and finish.answer is not None
+        and finish.settles is None
+        and not finish.overdue_only
+        and not finish.move.tried
+    )
+
+
+def _ended(finish: Finish) -> dict[str, object]:
+    answer, going = finish.answer or ACCEPTED, finish.move
+    return {
+        "id": finish.message_id,
+        "number": finish.number,
+        "provider": finish.provider,
+        "started_at": finish.started_at,
+        "finished_at": finish.finished_at,
+        "outcome": answer.outcome,
+        "code": answer.code,
+        "detail": answer.detail,
+        "provider_message_id": answer.provider_message_id,
+        "counted": going.counted,
+        "unknowns": going.unknowns,
+        "throttled": going.throttled,
+        "reclaims": going.reclaims,
+        "passes": going.passes,
+    }
+
+
+def _sent(finish: Finish) -> Finished:
+    return Finished(message_id=finish.message_id, state=State.SENT, applied=True)
+
+
+def _may_end(held: Held, finish: Finish, supervisor: str) -> bool:
+    claim = held.claim
+    if claim is None or claim.number != finish.number:
+        return False
+    return claim.over if finish.overdue_only else claim.supervisor == supervisor
+
+
+def _late(edges: Edges, held: Held, finish: Finish) -> None:
+    """The claim was closed before its owner's word came. Where no call was made that is a truth, too."""
+    if finish.settles is not None:
+        edges.settle(held, *finish.settles)
+    learnt = Settled.NOT_SENT if finish.answer is None else _LEARNT.get(finish.answer.outcome)
+    if learnt is not None:
+        edges.settle(held, finish.number, learnt)
+
+
+def _end(edges: Edges, held: Held, finish: Finish, supervisor: str) -> None:
+    going, provider = finish.move, finish.provider
+    if finish.settles is not None:
+        edges.settle(held, *finish.settles)
+    if finish.answer is not None:
+        edges.log(_attempt(finish, finish.answer))
+    changes: dict[str, Any] = {
+        "attempts": finish.number if finish.answer is not None else held.standing.attempts,
+        "counted": going.counted,
+        "unknowns": going.unknowns,
+        "throttled": going.throttled,
+        "reclaims": going.reclaims,
+        "passes": going.passes,
+        "tried": going.tried,
+        "unsettled": going.unsettled,
+        "unsettled_provider": going.unsettled_provider,
+    }
+    match going.state:
+        case State.SENT:
+            edges.sent(held, provider, supervisor, **changes)
+        case _ if held.landed is not None:
+            edges.sent(held, held.landed, supervisor, **changes)
+        case State.QUEUED:
+            edges.change(
+                held,
+                Event.RETURNED,
+                supervisor,
+                due_at=held.later(going.due_in_s),
+                waiting_for=going.waiting_for,
+                waiting_provider=going.waiting_provider,
+                provider=None,
+                **changes,
+            )
+        case State.FAILED:
+            _bury(edges, held, finish, Event.GIVEN_UP, going.reason or Reason.REJECTED, supervisor, changes)
+        case State.EXPIRED:
+            edges.change(held, Event.RETURNED, supervisor)
+            _bury(edges, held, finish, Event.EXPIRED, going.reason or Reason.EXPIRED, supervisor, changes)
+        case _:
+            raise ValueError(f"an attempt cannot end in {going.state}")
+
+
+def _bury(
+    edges: Edges, held: Held, finish: Finish, event: Event, reason: Reason, supervisor: str, changes: dict[str, Any]
+) -> None:
+    going, provider = finish.move, finish.provider
+    edges.change(held, event, supervisor, **{**changes, "provider": provider, "reason": reason, **NOTHING_AWAITED})
+    edges.file(
+        held,
+        reason,
+        cause=going.cause or reason,
+        provider=provider,
+        code=going.code,
+        detail=going.detail,
+        auto_retry_in_s=going.auto_retry_in_s,
+    )
+
+
+def _attempt(finish: Finish, answer: Answer) -> Attempt:
+    return Attempt(
+        message_id=finish.message_id,
+        number=finish.number,
+        provider=finish.provider,
+        started_at=finish.started_at,
+        finished_at=finish.finished_at,
+        outcome=answer.outcome,
+        code=answer.code,
+        detail=answer.detail,
+        provider_message_id=answer.provider_message_id,
+    )

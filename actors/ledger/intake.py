@@ -1,0 +1,161 @@
+"""Accepting messages: one commit for all that piled up.
+
+Without idempotency keys that is one statement. With them, the keys are written first, in order, in the same
+transaction; whoever comes second with a key waits for the first one's commit and is answered as the first was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from heliograph.actors.ledger.pool import Connection, Pool
+from heliograph.actors.ledger.rows import json_of, refuse_nul
+from heliograph.actors.model.message import Message, State
+from heliograph.actors.policy.lifecycle import BIRTHS
+from heliograph.actors.ports.ledger import Acceptance, Accepted, IdempotencyRecord, Mismatch, Replay
+
+# Into messages (its primary key, and the two indexes of what waits) and contents (its primary key, by tenant, by
+# recipient, by tag). A message that is there already is a commit in doubt, repeated: it is not counted again.
+ACCEPT: Final = """
+WITH posted AS (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(%s::json) AS (
+            id text, tenant text, key_id text, live boolean, channel text, priority text, category text, "to" text,
+            content json, created_at timestamptz, expires_at timestamptz, send_at timestamptz, providers text[],
+            tags text[], metadata json, parts smallint, webhook_url text, traceparent text
+        ),
+        unnest(%s::text[])
+    ) AS p (
+        id, tenant, key_id, live, channel, priority, category, recipient, content, created_at, expires_at, send_at,
+        providers, tags, metadata, parts, webhook_url, traceparent, state
+    )
+), stored AS (
+    INSERT INTO messages (id, channel, priority, state, due_at, expires_at, updated_at, waiting_for, touched_by)
+    SELECT id, channel, priority, state, CASE WHEN state = 'scheduled' THEN coalesce(send_at, now()) ELSE now() END,
+           expires_at, now(), CASE WHEN state = 'scheduled' THEN 'send_at' END, %s
+    FROM posted
+    ON CONFLICT (id) DO NOTHING
+    RETURNING channel, state
+), counted AS (
+    INSERT INTO tallies AS t (writer, channel, counted, present, entered)
+    SELECT %s, channel, counted, sum(present), sum(entered)
+    FROM stored CROSS JOIN LATERAL (VALUES ('accepted', 0, 1), (state, 1, 1)) AS v (counted, present, entered)
+    GROUP BY channel, counted
+    ORDER BY channel, counted
+    ON CONFLICT (writer, channel, counted) DO UPDATE
+    SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
+)
+INSERT INTO contents (
+    id, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags, metadata,
+    parts, webhook_url, traceparent
+)
+SELECT id, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags,
+       metadata, parts, webhook_url, traceparent
+FROM posted
+ON CONFLICT (id) DO NOTHING"""
+
+# By the primary key. One that is a day old is as good as none.
+REMEMBER: Final = """
+INSERT INTO idempotency AS i (key_id, route, key, fingerprint, status, body)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::bytea[], %s::smallint[], %s::bytea[])
+ON CONFLICT (key_id, route, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body, created_at = now()
+WHERE i.created_at <= now() - interval '24 hours'
+RETURNING key_id, route, key"""
+
+# By the primary key.
+RECALL: Final = """
+SELECT i.key_id, i.route, i.key, i.fingerprint, i.status, i.body
+FROM unnest(%s::text[], %s::text[], %s::text[]) AS k (key_id, route, key)
+JOIN idempotency AS i USING (key_id, route, key)
+WHERE i.created_at > now() - interval '24 hours'"""
+
+Name = tuple[str, str, str]
+
+
+class PostgresIntake:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
+        if not all(BIRTHS.issuperset(acceptance.states) for acceptance in batch):
+            raise ValueError("a message is born queued, scheduled or suppressed")
+        if not any(acceptance.idempotency for acceptance in batch):
+            document, states = _posted(batch)
+
+            async def alone(connection: Connection) -> None:
+                if states:
+                    await connection.rows(ACCEPT, (document, states, supervisor, connection.writer))
+
+            await self._pool.once(alone)
+            return [Accepted()] * len(batch)
+
+        async def work(connection: Connection) -> list[Accepted | Replay | Mismatch]:
+            answers = await _recognise(connection, batch)
+            document, states = _posted([a for a, x in zip(batch, answers, strict=True) if isinstance(x, Accepted)])
+            if states:
+                await connection.rows(ACCEPT, (document, states, supervisor, connection.writer))
+            return answers
+
+        return await self._pool.transact(work)
+
+    async def recall(self, key_id: str, route: str, key: str, fingerprint: bytes) -> Replay | Mismatch | None:
+        refuse_nul([route, key])
+        rows = await self._pool.rows(RECALL, ([key_id], [route], [key]))
+        return _answer(*rows[0][3:], fingerprint) if rows else None
+
+
+def _posted(batch: Sequence[Acceptance]) -> tuple[str, list[str]]:
+    messages: list[Message] = []
+    states: list[State] = []
+    for acceptance in batch:
+        messages += acceptance.messages
+        states += acceptance.states
+    return json_of(messages), [str(state) for state in states]
+
+
+async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Accepted | Replay | Mismatch]:
+    """Write the keys that are new; answer each acceptance, by the first one in this batch that brings its key."""
+    first: dict[Name, IdempotencyRecord] = {}
+    for acceptance in batch:
+        for record in acceptance.idempotency:
+            first.setdefault(_name(record), record)
+    records = [first[name] for name in sorted(first)]
+    names = [list(column) for column in zip(*(_name(r) for r in records), strict=True)]
+    for column in names:
+        refuse_nul(column)
+    won = await connection.rows(
+        REMEMBER,
+        (*names, [r.fingerprint for r in records], [r.status for r in records], [r.body for r in records]),
+    )
+    new: set[Name] = {(key_id, route, key) for key_id, route, key in won}
+    known: dict[Name, tuple[bytes, int, bytes]] = {}
+    if len(new) < len(records):
+        rows = await connection.rows(RECALL, names)
+        known = {(r[0], r[1], r[2]): (r[3], r[4], r[5]) for r in rows}
+    return [_judge(acceptance, first, new, known) for acceptance in batch]
+
+
+def _judge(
+    acceptance: Acceptance,
+    first: dict[Name, IdempotencyRecord],
+    new: set[Name],
+    known: dict[Name, tuple[bytes, int, bytes]],
+) -> Accepted | Replay | Mismatch:
+    for record in acceptance.idempotency:
+        name = _name(record)
+        if name not in new:
+            return _answer(*known[name], record.fingerprint)
+        if first[name] is not record:
+            earlier = first[name]
+            return _answer(earlier.fingerprint, earlier.status, earlier.body, record.fingerprint)
+    return Accepted()
+
+
+def _name(record: IdempotencyRecord) -> Name:
+    return record.key_id, record.route, record.key
+
+
+def _answer(stored: bytes, status: int, body: bytes, fingerprint: bytes) -> Replay | Mismatch:
+    return Replay(status=status, body=body) if stored == fingerprint else Mismatch()
