@@ -16,7 +16,10 @@ from heliograph.gateway.limits import MOST_KEY_CHARACTERS
 from heliograph.gateway.problems import MEANINGS, Code, Problem
 
 REF: Final = "#/components/schemas/{model}"
-ALWAYS: Final = (Code.UNAUTHORIZED, Code.MISSING_SCOPE, Code.INVALID, Code.INTERNAL, Code.UNAVAILABLE)
+ALWAYS: Final = (
+    Code.MALFORMED_REQUEST, Code.CONFLICTING_CREDENTIALS, Code.UNAUTHORIZED, Code.MISSING_SCOPE, Code.INVALID,
+    Code.INTERNAL, Code.UNAVAILABLE,
+)  # fmt: skip
 WITH_BODY: Final = (
     Code.MALFORMED_JSON, Code.REQUEST_TIMEOUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE,
 )  # fmt: skip

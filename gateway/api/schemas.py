@@ -114,8 +114,16 @@ Seconds = Annotated[
     BeforeValidator(_parse_seconds),
     WithJsonSchema({"type": "string", "pattern": duration.PATTERN, "examples": ["1h30m"]}),
 ]
-Number = Annotated[str, checked(number_fault), Field(examples=["+919876540000"])]
-Address = Annotated[str, checked(address_fault), Field(examples=["asha@example.com"])]
+Number = Annotated[
+    str,
+    checked(number_fault),
+    WithJsonSchema({"type": "string", "pattern": r"^\+[1-9][0-9]{4,14}$", "examples": ["+919876540000"]}),
+]
+Address = Annotated[
+    str,
+    checked(address_fault),
+    WithJsonSchema({"type": "string", "format": "email", "maxLength": 254, "examples": ["asha@example.com"]}),
+]
 Mailbox = Annotated[str, checked(mailbox_fault), Field(examples=["Shop <hi@example.com>"])]
 Copies = Annotated[list[Address], Field(max_length=MOST_COPIES)]
 Tag = Annotated[str, Field(min_length=1, max_length=128)]
