@@ -85,7 +85,7 @@ class Node:
 
     def build_anew(self) -> None:
         self.actor = self.world.build(self, Metrics(CollectorRegistry()))
-        self.scope = trio.CancelScope()
+        self.scope, self.ended = trio.CancelScope(), trio.Event()
 
     async def run(self) -> None:
         with self.scope:

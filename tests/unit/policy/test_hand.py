@@ -1,0 +1,145 @@
+"""What a provider has in hand: who goes next, at which slot, with whom."""
+
+from __future__ import annotations
+
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.actors.model.message import Priority
+from heliograph.actors.policy.hand import RANK, Hand, Held, Slot
+from tests.support.builders import NOW, a_message
+from tests.support.provider_world import tracked
+
+
+def held(priority: Priority = Priority.NORMAL, *, cost: int = 1, deadline_s: float = 2.0, key: object = None) -> Held:
+    return Held(
+        tracked=tracked(a_message(priority=priority)),
+        number=1,
+        started_at=NOW,
+        deadline_s=deadline_s,
+        expires_at_s=1000.0,
+        arrived_s=0.0,
+        cost=cost,
+        batch_key=key,  # type: ignore[arg-type]
+    )
+
+
+def slot(opens_s: float = 0.0) -> Slot:
+    return Slot(opens_s, opens_s + 0.01)
+
+
+def a_hand(*each: Held, batch: int = 1, largest: float = 20) -> Hand:
+    hand = Hand(batch=batch, largest=largest)
+    for one in each:
+        hand.add(one)
+    return hand
+
+
+def test_nobody_goes_without_a_slot_or_before_it_opens() -> None:
+    hand = a_hand(held())
+    assert hand.pick(0.0, urgent_only=False) is None
+    hand.grant([slot(1.0)], 1)
+    assert hand.pick(0.5, urgent_only=False) is None
+    assert hand.next_open_s(0.5) == 1.0
+    assert hand.pick(1.0, urgent_only=False) is not None
+
+
+def test_a_slot_is_used_once_and_lost_when_it_is_past() -> None:
+    hand = a_hand(held(), held())
+    hand.grant([slot(0.0), slot(1.0)], 1)
+    assert hand.pick(0.005, urgent_only=False) is not None
+    assert hand.pick(0.005, urgent_only=False) is None
+    assert hand.pick(1.5, urgent_only=False) is None
+    assert hand.next_open_s(1.5) == inf
+
+
+def test_only_urgent_ones_go_where_only_they_may() -> None:
+    hand = a_hand(held())
+    hand.grant([slot(), slot()], 1)
+    assert hand.pick(0.0, urgent_only=True) is None
+    hand.add(urgent := held(Priority.URGENT))
+    assert hand.pick(0.0, urgent_only=True) == ([urgent], slot())
+
+
+def test_a_small_slot_is_not_wasted_while_a_large_message_waits_for_its_own() -> None:
+    large, small = held(Priority.URGENT, cost=5), held(cost=1)
+    hand = a_hand(large, small)
+    assert hand.wanted(0.0, most=10) == (1, 5)
+    hand.grant([slot()], 1)
+    assert hand.pick(0.0, urgent_only=False) == ([small], slot())
+    hand.grant([slot()], 5)
+    assert hand.pick(0.0, urgent_only=False) == ([large], slot())
+
+
+def test_slots_are_asked_for_what_has_none_yet() -> None:
+    hand = a_hand(held(), held(), held())
+    assert hand.wanted(0.0, most=10) == (3, 1)
+    assert hand.wanted(0.0, most=2) == (2, 1)
+    hand.grant([slot()], 1)
+    assert hand.wanted(0.0, most=10) == (2, 1)
+    assert hand.wanted(0.0, most=0) == (0, 0)
+
+
+def test_messages_of_one_key_share_a_slot_up_to_the_batch_and_its_cost() -> None:
+    hand = a_hand(*(held(key="a") for _ in range(5)), held(key="b"), held(), batch=3)
+    assert hand.wanted(0.0, most=1) == (1, 3)
+    hand.grant([slot()], 3)
+    picked = hand.pick(0.0, urgent_only=False)
+    assert picked is not None
+    assert [one.batch_key for one in picked[0]] == ["a", "a", "a"]
+    assert hand.wanted(0.0, most=1) == (1, 2)
+    assert len(hand) == 4
+
+
+def test_without_a_key_a_message_goes_alone() -> None:
+    hand = a_hand(held(), held(), batch=3)
+    hand.grant([slot()], 3)
+    picked = hand.pick(0.0, urgent_only=False)
+    assert picked is not None
+    assert len(picked[0]) == 1
+
+
+def test_what_lapsed_is_taken_out_and_the_rest_stays() -> None:
+    late, early = held(deadline_s=2.0), held(deadline_s=1.0)
+    hand = a_hand(late, early)
+    assert hand.next_lapse_s() == 1.0
+    assert hand.lapsed(0.9) == []
+    assert hand.lapsed(1.0) == [early]
+    assert (hand.next_lapse_s(), len(hand)) == (2.0, 1)
+
+
+kinds = st.tuples(st.sampled_from(Priority), st.integers(1, 5), st.sampled_from([None, "a", "b"]))
+
+
+@given(st.lists(kinds, max_size=30), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_everything_goes_once_and_no_call_exceeds_its_slot(
+    messages: list[tuple[Priority, int, str | None]], batch: int, random: object
+) -> None:
+    everyone = [held(priority, cost=cost, key=key) for priority, cost, key in messages]
+    hand = a_hand(*everyone, batch=batch, largest=8)
+    gone: list[Held] = []
+    for turn in range(200):
+        want, cost = hand.wanted(float(turn), most=random.randint(1, 6))  # type: ignore[attr-defined]
+        hand.grant([slot(float(turn))] * want, cost)
+        while (picked := hand.pick(float(turn), urgent_only=False)) is not None:
+            call, _ = picked
+            assert sum(one.cost for one in call) <= 8
+            assert len(call) <= batch
+            assert len({one.batch_key for one in call}) == 1
+            assert len(call) == 1 or call[0].batch_key is not None
+            gone += call
+        if not len(hand):
+            break
+    assert sorted(map(id, gone)) == sorted(map(id, everyone))
+
+
+@given(st.lists(st.sampled_from(Priority), max_size=30))
+def test_with_slots_for_all_the_more_urgent_goes_first(priorities: list[Priority]) -> None:
+    hand = a_hand(*(held(priority) for priority in priorities))
+    hand.grant([slot()] * len(priorities), 1)
+    ranks = []
+    while (picked := hand.pick(0.0, urgent_only=False)) is not None:
+        ranks.append(RANK[picked[0][0].priority])
+    assert ranks == sorted(RANK[priority] for priority in priorities)
