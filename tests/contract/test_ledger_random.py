@@ -82,7 +82,7 @@ class Watch:
 
 
 @given(scripts)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_nothing_is_lost_and_only_the_edges_are_walked(script: list[Step]) -> None:
     trio.run(play, memory_world(), script, Watch())
 
