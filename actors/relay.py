@@ -93,6 +93,7 @@ class Relay:
         self._clock = clock
         self._owed: deque[_Owed] = deque()
         self._push_outage = Outage("relay", clock)
+        self._look_outage = Outage("relay.generation", clock)
         self._retry_s = 0.0
         self._rest: trio.CancelScope | None = None
         self._in_use: Generation | None = None
@@ -101,6 +102,11 @@ class Relay:
         self._look = trio.Event()
         self._watch_until_s = 0.0
         self._missing: dict[Lane, set[str]] = {}
+
+    @property
+    def reaches_queue(self) -> bool:
+        """Whether the lists in use answered at the last look."""
+        return self._in_use is not None and not self._look_outage.lasts and not self._push_outage.lasts
 
     async def run(self, inbox: Inbox[RelayMessage]) -> None:
         with trio.move_on_after(START_S):
@@ -173,16 +179,15 @@ class Relay:
     # -------------------------------------------------------------------------------------- generation
 
     async def _keep_generation(self) -> None:
-        outage = Outage("relay.generation", self._clock)
         while True:
             wait_s = LOOK_S
             try:
                 await self._look_at_generation()
                 if self._walk is not None:
                     await self._fill(self._walk)
-                outage.over()
+                self._look_outage.over()
             except Down as error:
-                wait_s = outage.failed(error)
+                wait_s = self._look_outage.failed(error)
             with trio.move_on_after(wait_s):
                 await self._look.wait()
             if self._look.is_set():
@@ -303,14 +308,6 @@ class Relay:
         none, so the lists are only read where the lane holds fewer hints than the ledger has overdue messages."""
         suspects = self._missing.pop(lane, set())
         depth = (await self._queue.depths())[lane]
-        print(
-            "AUDIT",
-            self._supervisor,
-            lane,
-            depth,
-            await self._ledger.delivery.due_count(lane, older_than_s=OVERDUE_S, limit=9),
-            trio.current_time(),
-        )
         if await self._overdue(lane, limit=depth + 1) <= depth:
             return
         missing = await self._nowhere(lane, await self._overdue(lane, limit=MEND))

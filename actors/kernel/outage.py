@@ -22,6 +22,10 @@ class Outage:
         self._began_s: float | None = None
         self._wait_s = FIRST_S
 
+    @property
+    def lasts(self) -> bool:
+        return self._began_s is not None
+
     def failed(self, error: Exception) -> float:
         """Count a failed try; answers how many seconds to wait before the next."""
         if self._began_s is None:

@@ -73,6 +73,7 @@ class Node:
         self.tree_metrics = TreeMetrics(self.metrics)
         self._boxes: dict[str, Mailbox[Any]] = {}
         self._actors: dict[str, ProviderActor] = {}
+        self._relay_actor: Relay | None = None
         self._owes_word = False
         self.relay = self.box("relay", 4096)
         self.census = self.box("census", 256)
@@ -108,6 +109,10 @@ class Node:
         stopped = ((desk.settings.name, desk.blocked(now_s)) for desk in self.board)
         return {name: Blocked(*why) for name, why in stopped if why is not None}
 
+    @property
+    def reaches_queue(self) -> bool:
+        return self._relay_actor is not None and self._relay_actor.reaches_queue
+
     def reports(self) -> list[ProviderReport]:
         return [actor.report() for actor in self._actors.values()]
 
@@ -128,7 +133,7 @@ class Node:
                     clock=self.clock,
                 ),
             ),
-            leaf(self.relay, lambda: Relay(ledger, queue, supervisor=self.supervisor, clock=self.clock)),
+            leaf(self.relay, self._relay),
             leaf(
                 self.census,
                 lambda: Census(ledger.stats, queue.depths, clock=self.clock, metrics=self.metrics),
