@@ -147,6 +147,12 @@ class Node:
             tree.append(leaf(self.intake, self._intake))
         return tree
 
+    def _relay(self) -> Relay:
+        self._relay_actor = Relay(
+            self.adapters.ledger, self.adapters.queue, supervisor=self.supervisor, clock=self.clock
+        )
+        return self._relay_actor
+
     def _delivery(self, providers: Mapping[str, Mailbox[Any]], refs: Mapping[str, Ref[Any]]) -> list[ChildSpec | Group]:
         ledger, queue, clock, metrics = self.adapters.ledger.delivery, self.adapters.queue, self.clock, self.metrics
         settings, couriers = self.config.delivery, self.adapters.couriers
