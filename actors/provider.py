@@ -394,15 +394,19 @@ class ProviderActor:
                 return None
 
     async def _ask(self, held: Held, permit: Permit | None) -> None:
-        """Look the attempt that never was answered up at the provider, before another call."""
-        message, number = held.tracked.message, held.ask or 0
-        call = ProviderCall(message=message, number=number, attempt_id=attempt_id(message.id, number))
+        """Look the attempts that never were answered up at the provider, before another call."""
+        message, number = held.tracked.message, 0
         settled: Settled | None = None
         self._busy += 1
         try:
             # Not beyond our right to the call: what comes later than that the reaper has ended.
             with trio.move_on_after(held.lapses_s - self._clock.boot_s()):
-                settled = await self._courier.ask(call)
+                for number in range(held.ask or 0, held.number):
+                    call = ProviderCall(message=message, number=number, attempt_id=attempt_id(message.id, number))
+                    settled = None
+                    settled = await self._courier.ask(call)
+                    if settled in (Settled.ACCEPTED, Settled.REJECTED):
+                        break
         except Exception as bug:
             self._complain(bug)
         except BaseException:
@@ -430,7 +434,7 @@ class ProviderActor:
                 held.settles = (number, settled)
                 await self._report([(held, self._finished(held, HAD_REFUSED))])
             case Settled.NOT_SENT | None:
-                hear(held, settled)
+                hear(held, None if settled is None else (number, settled))
                 self._hold(held)
             case _ as never:
                 assert_never(never)

@@ -173,8 +173,8 @@ class Standing:
     `attempts` is the number of the last attempt begun; `counted` those that count towards `max_attempts`;
     `unknowns` and `throttled` what their names say; `reclaims` how often an owner died holding it;
     `passes` the walks over the whole route that ended without success; `tried` the providers asked in the
-    present pass; `due_at` the earliest moment of the next claim; `unsettled` the number of a last attempt that
-    ended without an answer, so that its provider (`unsettled_provider`) is asked first.
+    present pass; `due_at` the earliest moment of the next claim; `unsettled` the number of the first of the last
+    attempts that ended without an answer, so that their provider (`unsettled_provider`) is asked first.
     """
 
     state: State

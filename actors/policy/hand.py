@@ -33,8 +33,8 @@ class Slot:
 class Held:
     """A claimed message that waits for its call. Times in seconds are on the boot clock.
 
-    `batch_key` None: it goes alone. `ask`: the number of its last attempt, which ended without an answer and is to be
-    asked about first; `told`: that was done; `settles`: what it told.
+    `batch_key` None: it goes alone. `ask`: its attempts from this number on ended without an answer and are to
+    be asked about first; `told`: that was done; `settles`: what was told of the last of them.
     """
 
     tracked: Tracked

@@ -18,7 +18,7 @@ class Questions:
 
     def __init__(self, most: int = 1000) -> None:
         self._waiting: deque[Held] = deque()
-        self._told: dict[tuple[str, int], Settled | None] = {}
+        self._told: dict[tuple[str, int], tuple[int, Settled] | None] = {}
         self._most = most
 
     def __len__(self) -> int:
@@ -55,11 +55,10 @@ class Questions:
             return
         if len(self._told) >= self._most:
             del self._told[next(iter(self._told))]
-        self._told[held.tracked.message.id, held.ask] = held.settles[1] if held.settles else None
+        self._told[held.tracked.message.id, held.ask] = held.settles
 
 
-def hear(held: Held, settled: Settled | None) -> None:
-    """The earlier attempt was not sent, or (None) nobody can tell."""
+def hear(held: Held, settles: tuple[int, Settled] | None) -> None:
+    """What is known of its earlier attempts: the last one was not sent, or (None) nobody can tell."""
     held.told = True
-    if settled is not None and held.ask is not None:
-        held.settles = (held.ask, settled)
+    held.settles = settles

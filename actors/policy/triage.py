@@ -136,10 +136,12 @@ def _unknown(s: Situation, delivery: DeliverySettings, auto_retry_s: Sequence[fl
     wait_s = min(ASK_AFTER_S, delivery.unknown_wait_s) if asks else delivery.unknown_wait_s
     if s.unknown is not UnknownRule.HOLD and (s.priority is Priority.URGENT or s.reclaimed):
         wait_s = 0.0
+    # Under this claim the one before was to be asked about; its owner died, and nobody knows whether it was.
+    earlier = s.standing.unsettled if s.reclaimed and s.standing.unsettled_provider == s.provider else None
     return _queued(
         s, wait_s, counted=counted, throttled=s.standing.throttled, tried=s.standing.tried, passes=s.standing.passes,
         waiting_for=WaitingFor.RECEIPT, waiting_provider=s.provider, unknowns=unknowns, reclaims=reclaims,
-        unsettled=s.number, unsettled_provider=s.provider,
+        unsettled=s.number if earlier is None else earlier, unsettled_provider=s.provider,
     )  # fmt: skip
 
 

@@ -790,6 +790,26 @@ async def test_an_attempt_without_an_answer_is_asked_about_before_another_call(
             assert (settled.number, settled.settled_number) == (2, 1)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("taken", "asked", "calls"), [(1, [1], 0), (2, [1, 2], 0), (None, [1, 2], 1)])
+async def test_all_attempts_without_an_answer_are_asked_about(
+    taken: int | None, asked: list[int], calls: int, autojump_clock: object
+) -> None:
+    async with a_world() as world:
+
+        async def ask(call: ProviderCall) -> Settled | None:
+            await trio.lowlevel.checkpoint()
+            return Settled.ACCEPTED if call.number == taken else Settled.NOT_SENT
+
+        node = world.add(ask=ask)
+        await node.deliver(tracked(attempts=2, unsettled=1, unsettled_provider=world.settings.name))
+        await trio.sleep(1)
+        assert [call.number for call in node.courier.asked] == asked
+        assert len(node.courier.handed) == calls
+        assert [word.settled_number for word in world.settled] == ([taken] if taken else [])
+        if calls:
+            assert [word.settles for word in world.finished] == [(2, Settled.NOT_SENT)]
+
+
 async def test_an_attempt_that_was_refused_after_all_is_not_repeated(autojump_clock: object) -> None:
     async with a_world() as world:
 

@@ -133,6 +133,15 @@ def test_what_a_dead_owner_left_has_waited_enough() -> None:
     assert (move.due_in_s, move.reclaims) == (0.0, 1)
 
 
+def test_an_owner_that_died_before_it_could_ask_leaves_two_to_be_asked_about() -> None:
+    standing = replace(STANDING, unsettled=1, unsettled_provider="a", attempts=1)
+    more = {"can_ask": True, "standing": standing, "number": 2}
+    assert triage(situation(Outcome.UNKNOWN, reclaimed=True, **more), DELIVERY, RETRIES).unsettled == 1
+    assert triage(situation(Outcome.UNKNOWN, **more), DELIVERY, RETRIES).unsettled == 2
+    elsewhere = triage(situation(Outcome.UNKNOWN, reclaimed=True, provider="b", **more), DELIVERY, RETRIES)
+    assert (elsewhere.unsettled, elsewhere.unsettled_provider) == (2, "b")
+
+
 def test_automatic_retries_give_up_at_the_end_of_their_schedule() -> None:
     waits = [next_auto_retry(Reason.NO_ROUTE, n, RETRIES) for n in range(3)]
     assert waits == [60.0, 600.0, None]
