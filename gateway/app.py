@@ -31,7 +31,7 @@ from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shar
 from heliograph.gateway.api.schemas import Query
 from heliograph.gateway.auth import require
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
-from heliograph.gateway.listening import bind, serve_on
+from heliograph.gateway.listening import FinishingConnection, bind, serve_on
 from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 
@@ -55,6 +55,7 @@ _JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s
 def make_app(services: Services) -> QuartTrio:
     app = QuartTrio(__name__, static_folder=None)
     app.request_class = BoundedRequest
+    app.asgi_http_class = FinishingConnection
     # Bodies bound themselves (limits.py), and no time-out of the framework's may cut a stream.
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, PROPAGATE_EXCEPTIONS=False)
     for kind, pattern in KINDS_OF_ID.items():

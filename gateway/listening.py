@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
+import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 from hypercorn.trio import serve
-from hypercorn.typing import ResponseSummary, WWWScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ResponseSummary, WWWScope
+from quart_trio.asgi import TrioASGIHTTPConnection
 
 from heliograph.actors.model.errors import ConfigurationError
 
@@ -74,6 +76,23 @@ async def serve_on(
         await serve(app, config, shutdown_trigger=shutdown_trigger)
     finally:
         listener.close()
+
+
+class FinishingConnection(TrioASGIHTTPConnection):
+    """Sees a request to its very end.
+
+    With the last piece of an answer hypercorn tells the application that the request is over, on which quart-trio
+    cancels the task that is still sending, and hypercorn with it: before it has closed the connection, or begun to
+    time how long it is idle.
+    """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def finish(event: ASGISendEvent) -> None:
+            last = event["type"] == "http.response.body" and not event.get("more_body", False)
+            with trio.CancelScope(shield=last):
+                await send(event)
+
+        await super().__call__(receive, finish)
 
 
 class _Bound(Config):

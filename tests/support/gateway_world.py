@@ -23,7 +23,6 @@ from heliograph.actors.model.message import Channel, Lane, Priority, Reason, Sta
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config, DeliverySettings
 from heliograph.actors.model.stats import Stats
-from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
@@ -61,7 +60,8 @@ class HandClock:
 
 @dataclass
 class World:
-    """`ledger_down` makes every call of the ledger fail; `full` sheds every acceptance; `held` stops them half-way."""
+    """`ledger_down` makes every call of the ledger fail; `full` sheds every acceptance; `held` stops them half-way, and
+    `arrived` tells that one has come so far."""
 
     providers: Sequence[ProviderSettings] = BOTH
     clock: HandClock = field(default_factory=HandClock)
@@ -77,6 +77,7 @@ class World:
     def __post_init__(self) -> None:
         self.ledger: Ledger = memory_ledger(self.clock.now, self._fault)
         self.redis = MemoryRedis()
+        self.arrived = trio.Event()
         self.registry = CollectorRegistry()
         self.services = Services(
             supervisor="s1",
@@ -106,6 +107,7 @@ class World:
         if self.full:
             raise MailboxFull("intake")
         if self.held is not None:
+            self.arrived.set()
             await self.held.wait()
         [result] = await self.ledger.intake.accept([acceptance], supervisor="s1")
         if isinstance(result, Accepted):
