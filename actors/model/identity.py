@@ -7,8 +7,9 @@ Crockford's base 32 (no I, L, O, U), as in the ULID specification: 10 characters
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -22,10 +23,11 @@ def _encode(value: int, pairs: int) -> str:
 
 def new_id(prefix: str, at: datetime, chance: int | None = None) -> str:
     """An id such as `msg_01JD3Q8ZK4A7XNVT0B2C9M5E6F`; `chance` (80 bits) makes a test or a simulation repeat."""
-    drawn = secrets.randbits(80) if chance is None else chance
+    drawn = int.from_bytes(os.urandom(10)) if chance is None else chance
     return f"{prefix}_{time_prefix(at)}{_encode(drawn, 8)}"
 
 
+@lru_cache(maxsize=64)
 def time_prefix(at: datetime) -> str:
     """The ten characters that every id made at `at` begins with, after its prefix."""
     return _encode(int(at.timestamp() * 1000), 5)
