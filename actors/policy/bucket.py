@@ -46,51 +46,42 @@ def shape(rate: float, burst: float) -> BucketShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """What is kept of one bucket, in microseconds of its keeper's clock: the time at which it will have leaked empty,
-    and the latest time that was seen, so that a clock stepping back refills nothing."""
-
-    empty_us: int
-    seen_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class Grant:
-    """`slots_us` in order; `next_us` is when the slot after them would be."""
+    """`slots_us` in order; `next_us` is when the slot after them would be; `level_us` is what to keep of the bucket."""
 
     slots_us: tuple[int, ...]
     next_us: int
-    level: Level
+    level_us: int
 
 
 def reserve(
-    level: Level | None, now_us: int, bucket: BucketShape, *, want: int, cost: float, horizon_us: float
+    level_us: int | None, now_us: int, bucket: BucketShape, *, want: int, cost: float, horizon_us: float
 ) -> Grant:
     """Up to `want` slots of `cost` recipients each, none later than `horizon_us` from now.
 
-    A missing level counts as "just spent": as late as a lost one can have been, if nobody looks further ahead than
-    `HORIZON_S`. It costs that long and the burst. `cost` is from 1 to the shape's burst.
+    All that is kept of a bucket is its level: the time, in microseconds of its keeper's clock, at which it will have
+    leaked empty. None is a bucket that is lost, or whose clock was set: it counts as "just spent", as late as any can
+    be, since nobody looks further ahead than `HORIZON_S`. That costs this long and the burst. A level later still is of
+    a clock that was set back, and is taken for lost too. `cost` is from 1 to the shape's burst.
 
-    >>> reserve(Level(0, 0), 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=15_000).slots_us
+    >>> reserve(0, 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=15_000).slots_us
     (5000000, 5000000, 5010000)
     >>> reserve(None, 5_000_000, BucketShape(0.01, 2.0), want=4, cost=1, horizon_us=200_000).slots_us
     ()
     """
     check_reserve(bucket, cost=cost, horizon_us=horizon_us)
     interval = bucket.interval_s * 1e6
-    if level is None:
-        now, empty = now_us, now_us + HORIZON_S * 1e6 + bucket.burst * interval
-    else:
-        now, empty = max(now_us, level.seen_us), float(level.empty_us)
+    spent = now_us + HORIZON_S * 1e6 + bucket.burst * interval
+    empty = spent if level_us is None else min(float(level_us), spent)
     slack = (bucket.burst - cost) * interval
     slots: list[int] = []
     while len(slots) < want:
-        at = max(empty - slack, now)
-        if at > now + horizon_us:
+        at = max(empty - slack, now_us)
+        if at > now_us + horizon_us:
             break
         empty = max(empty, at) + cost * interval
         slots.append(math.ceil(at))
-    return Grant(tuple(slots), math.ceil(max(empty - slack, now)), Level(math.ceil(empty), now))
+    return Grant(tuple(slots), math.ceil(max(empty - slack, now_us)), math.ceil(empty))
 
 
 def next_in(next_us: int, now_us: int, horizon_s: float) -> float:
@@ -118,23 +109,27 @@ class Offset:
 
 DRIFT: Final = 0.001
 """Seconds a second by which two clocks may part; clocks are slewed at half of this at most."""
+SET_S: Final = 0.001
+"""A contradiction larger than this is no rounding: a clock was set. Less is within what `JITTER_S` allows for."""
 
 
-def narrow(known: Offset | None, asked_s: float, keeper_s: float, answered_s: float) -> Offset:
+def narrow(known: Offset | None, asked_s: float, keeper_s: float, answered_s: float) -> tuple[Offset, bool]:
     """Learn from one round trip: the keeper read `keeper_s` at some moment between `asked_s` and `answered_s`.
 
     What earlier, quicker round trips told still counts, wider by `DRIFT`; otherwise one slow answer would spoil all
-    its slots. Where the two cannot both be true a clock was set, and the new one alone holds.
+    its slots. Where the two cannot both be true a clock was set (the second value says so): the new one alone holds.
 
     >>> narrow(Offset(99.0, 99.5, 0.0), 9.0, 109.25, 10.0)
-    Offset(low_s=99.25, high_s=99.51, at_s=10.0)
+    (Offset(low_s=99.25, high_s=99.51, at_s=10.0), False)
     """
     fresh = Offset(keeper_s - answered_s, keeper_s - asked_s, answered_s)
     if known is None:
-        return fresh
+        return fresh, False
     widening = DRIFT * (answered_s - known.at_s)
     low, high = max(fresh.low_s, known.low_s - widening), min(fresh.high_s, known.high_s + widening)
-    return Offset(low, high, answered_s) if low <= high else fresh
+    if low <= high:
+        return Offset(low, high, answered_s), False
+    return fresh, low - high > SET_S
 
 
 def window(slot_s: float, offset: Offset) -> tuple[float, float]:

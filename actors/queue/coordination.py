@@ -5,7 +5,7 @@ Keys, all of one provider under one hash tag:
     heliograph:breaker:{name}            hash: epoch, state, since, until, openings, successes, failures
     heliograph:permits:{name}            half-open permits of that epoch, by the time they run out
     heliograph:pause:{name}              there while nobody gets a slot
-    heliograph:bucket:{name}:<run_id>    when the bucket will have leaked empty, and the latest time seen
+    heliograph:bucket:{name}:<run_id>    when the bucket will have leaked empty, microseconds of Redis' clock
 
 The bucket's key names the server's run: one that was started on an older file finds no bucket at all, and a missing
 bucket is an empty one, where an old one would let calls through that were made already.
@@ -20,24 +20,16 @@ from math import ceil
 from typing import Final
 
 from heliograph.actors.model.provider import BreakerState
-from heliograph.actors.policy.bucket import (
-    HORIZON_S,
-    BucketShape,
-    Offset,
-    check_reserve,
-    narrow,
-    next_in,
-    window,
-)
+from heliograph.actors.policy.bucket import HORIZON_S, BucketShape, check_reserve, next_in
 from heliograph.actors.ports.coordination import (
     NO_RECORD,
     BreakerRecord,
     Reservation,
-    Slot,
     Verdict,
     blocked_for,
 )
 from heliograph.actors.queue.link import Exchange, Link, Replaced, Script, open_links
+from heliograph.actors.queue.slots import SlotClock
 
 RESERVE: Final = Script.load("breaker", "reserve")
 RECORD: Final = Script.load("breaker", "record")
@@ -56,7 +48,7 @@ class RedisCoordination:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._offset: Offset | None = None
+        self._slots = SlotClock()
         self._run_id: str | None = None
 
     async def reserve(
@@ -64,14 +56,23 @@ class RedisCoordination:
     ) -> Reservation:
         horizon_us = horizon_s * 1e6
         check_reserve(shape, cost=cost, horizon_us=horizon_us)
-        numbers = [shape.interval_s * 1e6, shape.burst, want, horizon_us, cost, HORIZON_S * 1e6]
+        ask = self._slots.ask(provider)
+        numbers = [shape.interval_s * 1e6, shape.burst, want, horizon_us, cost, HORIZON_S * 1e6, int(ask.forget)]
         exchange = await self._reserve(provider, numbers)
         [(word, now_us, pause_ms, next_us, slots_us)] = exchange.replies
         record, paused_for_s = _parse(word, now_us, pause_ms)
-        offset = self._learn(exchange, int(now_us) / 1e6)
+        self._run_id = exchange.run_id
+        slots = self._slots.answer(
+            ask,
+            exchange.run_id,
+            [int(at_us) for at_us in slots_us.split()],
+            asked_s=exchange.asked_s,
+            now_us=int(now_us),
+            answered_s=exchange.answered_s,
+        )
         blocked_s = blocked_for(record, paused_for_s)
         return Reservation(
-            slots=tuple(Slot(*window(int(at_us) / 1e6, offset)) for at_us in slots_us.split()),
+            slots=slots,
             next_in_s=next_in(int(next_us), int(now_us), horizon_s) if blocked_s is None else blocked_s,
             record=record,
             paused_for_s=paused_for_s,
@@ -86,12 +87,6 @@ class RedisCoordination:
                 return await self._link.run_timed(RESERVE, keys, [repr(n) for n in numbers], on=run_id)
             except Replaced:
                 self._run_id = None
-
-    def _learn(self, exchange: Exchange, redis_s: float) -> Offset:
-        known = self._offset if exchange.run_id == self._run_id else None
-        self._offset = narrow(known, exchange.asked_s, redis_s, exchange.answered_s)
-        self._run_id = exchange.run_id
-        return self._offset
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
         return _parse(*await self._link.run(RECORD, _keys(provider), []))

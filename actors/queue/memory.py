@@ -18,17 +18,17 @@ import trio
 from heliograph.actors.model.errors import QueueDown, StaleGeneration
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
 from heliograph.actors.model.provider import BreakerState
-from heliograph.actors.policy.bucket import BucketShape, Level, Offset, next_in, reserve, window
+from heliograph.actors.policy.bucket import BucketShape, next_in, reserve
 from heliograph.actors.ports.coordination import (
     NO_RECORD,
     BreakerRecord,
     Reservation,
-    Slot,
     Verdict,
     blocked_for,
 )
 from heliograph.actors.ports.queue import Hint, Later
 from heliograph.actors.queue.hand import Hand, Listeners, Turn
+from heliograph.actors.queue.slots import SlotClock
 
 PLACE: Final = {priority: place for place, priority in enumerate(Priority)}
 EPOCH_US: Final = 1_767_225_600_000_000
@@ -86,7 +86,7 @@ class Data:
 
     generation: str | None = None
     lists: dict[str, _Lists] = field(default_factory=dict)
-    buckets: dict[str, Level] = field(default_factory=dict)
+    buckets: dict[str, int] = field(default_factory=dict)
     paused_until_us: dict[str, int] = field(default_factory=dict)
     breakers: dict[str, _Breaker] = field(default_factory=dict)
 
@@ -99,6 +99,7 @@ class MemoryRedis:
         self.data = Data()
         self.run_id = "run-1"
         self._runs = 1
+        self._set_by_us = 0
         self._drawn = 0
         self._down = False
         self._lose_replies = 0
@@ -123,6 +124,10 @@ class MemoryRedis:
         self._down = is_down
         self._ring_all()
 
+    def set_clock(self, by_s: float) -> None:
+        """Its clock steps, forward or back; ours does not."""
+        self._set_by_us += int(by_s * 1e6)
+
     def lose_replies(self, count: int) -> None:
         """The next `count` commands take effect, and their callers get QueueDown."""
         self._lose_replies = count
@@ -130,7 +135,7 @@ class MemoryRedis:
     # What the two adapters below need of it.
 
     def now_us(self) -> int:
-        return EPOCH_US + int(self.now() * 1e6)
+        return EPOCH_US + int(self.now() * 1e6) + self._set_by_us
 
     def draw(self) -> str:
         self._drawn += 1
@@ -329,6 +334,7 @@ class MemoryCoordination:
 
     def __init__(self, server: MemoryRedis) -> None:
         self._server = server
+        self._slots = SlotClock()
 
     async def reserve(
         self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
@@ -339,19 +345,20 @@ class MemoryCoordination:
         record, paused_for_s = self._record(provider), self._paused_for_s(provider)
         blocked_s = blocked_for(record, paused_for_s)
         key = f"{server.run_id}:{provider}"
+        ask = self._slots.ask(provider)
         grant = reserve(
-            server.data.buckets.get(key),
+            None if ask.forget else server.data.buckets.get(key),
             now_us,
             shape,
             want=want if blocked_s is None else 0,
             cost=cost,
             horizon_us=horizon_s * 1e6,
         )
-        server.data.buckets[key] = grant.level
+        server.data.buckets[key] = grant.level_us
         server.replied()
-        offset = Offset(now_us / 1e6 - now_s, now_us / 1e6 - now_s, now_s)
+        slots = self._slots.answer(ask, server.run_id, grant.slots_us, asked_s=now_s, now_us=now_us, answered_s=now_s)
         return Reservation(
-            slots=tuple(Slot(*window(at_us / 1e6, offset)) for at_us in grant.slots_us),
+            slots=slots,
             next_in_s=next_in(grant.next_us, now_us, horizon_s) if blocked_s is None else blocked_s,
             record=record,
             paused_for_s=paused_for_s,

@@ -12,7 +12,7 @@ import trio
 
 from heliograph.actors.kernel.clock import SystemClock
 from heliograph.actors.model.errors import QueueDown
-from heliograph.actors.policy.bucket import HORIZON_S, Level, reserve, shape
+from heliograph.actors.policy.bucket import HORIZON_S, reserve, shape
 from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.queue.coordination import RESERVE, open_coordination
 from tests.contract.coordination_suite import CoordinationSuite, ask, filled
@@ -45,23 +45,24 @@ def test_the_script_and_the_policy_give_the_same_numbers_out(redis_url: str, see
     slots_seen = 0
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         script = client.register_script(RESERVE.text)
-        for _ in range(100):
+        for _ in range(200):
             bucket = shape(draw.choice([0.5, 7, 333.3, 20_000]), draw.choice([1, 2.5, 30, 1000]))
             want, cost = draw.randrange(65), draw.uniform(1, bucket.burst)
             horizon_us = draw.uniform(0, HORIZON_S * 1e6)
-            if draw.random() < 0.3:  # sooner than time would pass
-                stale = int(client.time()[0] * 1e6) - draw.randrange(10**7)
-                client.set(keys[3], f"{stale + draw.randrange(10**6)}:{stale}")
+            if draw.random() < 0.5:  # sooner than time would pass, or of a clock that was set back
+                seconds, microseconds = client.time()
+                client.set(keys[3], seconds * 10**6 + microseconds + draw.randrange(-(10**6), 10**6))
             if draw.random() < 0.1:
                 client.delete(keys[3])
             before = client.get(keys[3])
-            level = Level(*map(int, before.split(":"))) if before else None
-            numbers = [bucket.interval_s * 1e6, bucket.burst, want, horizon_us, cost, HORIZON_S * 1e6]
+            forget = draw.random() < 0.1
+            numbers = [bucket.interval_s * 1e6, bucket.burst, want, horizon_us, cost, HORIZON_S * 1e6, int(forget)]
             _, now_us, _, next_us, slots = script(keys, [repr(number) for number in numbers])
-            expected = reserve(level, int(now_us), bucket, want=want, cost=cost, horizon_us=horizon_us)
+            level_us = None if forget or before is None else int(before)
+            expected = reserve(level_us, int(now_us), bucket, want=want, cost=cost, horizon_us=horizon_us)
             assert [int(slot) for slot in slots.split()] == list(expected.slots_us)
             assert int(next_us) == expected.next_us
-            assert client.get(keys[3]) == f"{expected.level.empty_us}:{expected.level.seen_us}"
+            assert client.get(keys[3]) == str(expected.level_us)
             slots_seen += len(expected.slots_us)
     assert slots_seen > 100
 

@@ -20,7 +20,6 @@ from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.message import Message, Priority, Standing, State, Tracked
 from heliograph.actors.model.provider import Controls, ProviderSettings
-from heliograph.actors.policy.bucket import Level
 from heliograph.actors.ports.board import Board, Desk
 from heliograph.actors.ports.handover import ControlsChanged, Deliver, ProviderMessage
 from heliograph.actors.ports.journal import AttemptFinished, AttemptReleased, EarlierSettled, Ended
@@ -123,7 +122,7 @@ class World:
         self.nursery = nursery
         self.clock = VirtualClock(random.Random(seed))
         self.redis = MemoryRedis()
-        self.redis.data.buckets[f"{self.redis.run_id}:{settings.name}"] = Level(0, 0)  # full, as after a quiet time
+        self.redis.data.buckets[f"{self.redis.run_id}:{settings.name}"] = 0  # full, as after a quiet time
         self.waiting: deque[Tracked] = deque()
         self.nodes: list[Node] = []
 

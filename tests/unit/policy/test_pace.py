@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome, Scope
-from heliograph.actors.policy.bucket import HORIZON_S, Level, reserve, shape
+from heliograph.actors.policy.bucket import HORIZON_S, reserve, shape
 from heliograph.actors.policy.pace import LEAST_SHARE, RECOVER_S, Pace, demands, slots_to_ask, slowed
 
 
@@ -48,7 +48,7 @@ def test_a_slowed_supervisor_keeps_the_cluster_within_the_rate(
 ) -> None:
     """Slots of all who share one bucket, each with its own share, span at least what the whole shape demands."""
     whole = shape(rate, burst)
-    level, now_us = Level(0, 0), 10_000_000
+    level, now_us = 0, 10_000_000
     slots: list[tuple[float, int]] = []
     for wait_s, want, cost, share in asks:
         now_us += int(wait_s * 1e6)
@@ -56,7 +56,7 @@ def test_a_slowed_supervisor_keeps_the_cluster_within_the_rate(
             continue
         bucket = slowed(whole, share, cost)
         grant = reserve(level, now_us, bucket, want=want, cost=cost, horizon_us=HORIZON_S * 1e6)
-        level = grant.level
+        level = grant.level_us
         slots += [(at_us / 1e6, cost) for at_us in grant.slots_us]
     slots.sort()
     for i in range(len(slots)):
