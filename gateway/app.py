@@ -31,7 +31,7 @@ from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shar
 from heliograph.gateway.api.schemas import Query
 from heliograph.gateway.auth import require
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
-from heliograph.gateway.listening import FinishingConnection, bind, serve_on
+from heliograph.gateway.listening import FinishingConnection, NoWebsocket, bind, serve_on
 from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 
@@ -53,9 +53,7 @@ _JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s
 
 
 def make_app(services: Services) -> QuartTrio:
-    app = QuartTrio(__name__, static_folder=None)
-    app.request_class = BoundedRequest
-    app.asgi_http_class = FinishingConnection
+    app = _App(__name__, static_folder=None)
     # Bodies bound themselves (limits.py), and no time-out of the framework's may cut a stream.
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, PROPAGATE_EXCEPTIONS=False)
     for kind, pattern in KINDS_OF_ID.items():
@@ -71,6 +69,16 @@ def make_app(services: Services) -> QuartTrio:
     app.register_error_handler(Exception, front.on_error)
     _mount_console(app, services)
     return app
+
+
+class _App(QuartTrio):
+    request_class = BoundedRequest
+    asgi_http_class = FinishingConnection
+    asgi_websocket_class = NoWebsocket
+
+    def log_exception(self, exception_info: Any) -> None:
+        """What fails after an answer was made. The traceback would show what was asked."""
+        log.error("http.failed", error=type(exception_info[1]).__name__, at=_origin(exception_info[1]))
 
 
 def _mount_console(app: QuartTrio, services: Services) -> None:
@@ -174,7 +182,7 @@ class _Front:
         await body.drain()
         response.headers["X-Request-Id"] = g.request_id
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        if not body.arrived:
+        if not body.arrived and request.http_version.startswith("1"):
             response.headers["Connection"] = "close"
         route = self._route_name()
         method = request.method if request.method in METHODS else "other"
@@ -254,9 +262,10 @@ async def serve_gateway(
 ) -> None:
     """Serve until `shutdown_trigger` returns, then let requests end within the grace. `ready` is told the address and
     port once connections are taken. ConfigurationError where they cannot be had."""
+    app = make_app(services)
     await serve_on(
         bind(settings.host, settings.port, "gateway.bind"),
-        make_app(services),
+        app,
         shutdown_trigger=shutdown_trigger,
         ready=ready,
         grace_s=services.config.delivery.drain_grace_s,

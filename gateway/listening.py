@@ -14,7 +14,7 @@ from hypercorn.config import Config, Sockets
 from hypercorn.logging import Logger
 from hypercorn.trio import serve
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ResponseSummary, WWWScope
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
 from heliograph.actors.model.errors import ConfigurationError
 
@@ -93,6 +93,13 @@ class FinishingConnection(TrioASGIHTTPConnection):
                 await send(event)
 
         await super().__call__(receive, finish)
+
+
+class NoWebsocket(TrioASGIWebsocketConnection):
+    """There are none here: refused before a handshake."""
+
+    async def __call__(self, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await send({"type": "websocket.close", "code": 1000, "reason": None})
 
 
 class _Bound(Config):

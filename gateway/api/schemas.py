@@ -164,7 +164,9 @@ class SmsOptions(Body):
     sender_id: Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -~]+$")] | None = None
     dlt_template_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")] | None = None
     dlt_entity_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")] | None = None
-    dlt_variables: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100, default_factory=list)]
+    dlt_variables: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100)] = Field(
+        default_factory=list  # a default that is a list itself would be copied deeply for each message
+    )
 
 
 class AttachmentBody(Body):
@@ -182,8 +184,8 @@ class MessageCommon(Body):
     category: CategoryName = "transactional"
     send_at: Instant | None = None
     expires_at: Instant | None = None
-    tags: Annotated[list[Tag], Field(max_length=20, default_factory=list)]
-    metadata: Annotated[dict[str, Any], AfterValidator(_metadata), Field(default_factory=dict)]
+    tags: Annotated[list[Tag], Field(max_length=20)] = Field(default_factory=list)
+    metadata: Annotated[dict[str, Any], AfterValidator(_metadata)] = Field(default_factory=dict)
     providers: Annotated[list[ProviderName], Field(min_length=1, max_length=50)] | None = None
 
 
@@ -206,10 +208,10 @@ class EmailBody(MessageCommon):
     html: Annotated[str, Field(min_length=1)] | None = None
     sender: Mailbox | None = Field(None, alias="from")
     reply_to: Mailbox | None = None
-    cc: Annotated[Copies, Field(default_factory=list)]
-    bcc: Annotated[Copies, Field(default_factory=list)]
-    headers: Annotated[dict[str, str], Field(max_length=50, default_factory=dict), AfterValidator(_headers)]
-    attachments: Annotated[list[AttachmentBody], Field(max_length=100, default_factory=list)]
+    cc: Copies = Field(default_factory=list)
+    bcc: Copies = Field(default_factory=list)
+    headers: Annotated[dict[str, str], Field(max_length=50), AfterValidator(_headers)] = Field(default_factory=dict)
+    attachments: Annotated[list[AttachmentBody], Field(max_length=100)] = Field(default_factory=list)
 
 
 ItemKey = Annotated[str, Field(min_length=1, max_length=255)]

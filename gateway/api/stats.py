@@ -76,9 +76,13 @@ def stats_answer(stats: Stats) -> StatsAnswer:
     }
 
 
-def _require_operator(key: ApiKey) -> None:
+def is_operator(key: ApiKey) -> bool:
     """The numbers are of all tenants together, so they are for the tenant that runs the service."""
-    if key.tenant != DEFAULT_TENANT:
+    return key.tenant == DEFAULT_TENANT
+
+
+def _require_operator(key: ApiKey) -> None:
+    if not is_operator(key):
         raise Refused(Code.MISSING_SCOPE, f"the stats are for keys of the tenant {DEFAULT_TENANT}")
 
 

@@ -11,6 +11,8 @@ import h11
 import orjson
 import pytest
 import trio
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived
 
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.settings import GatewaySettings
@@ -194,6 +196,39 @@ async def test_what_is_no_http_is_400() -> None:
         await connection.send(b"NONSENSE\r\n\r\n")
         assert (await connection.answer())[0] == 400
         assert await connection.ended()
+
+
+async def test_there_are_no_websockets() -> None:
+    async with a_served_gateway() as served, a_connection(served) as connection:
+        upgrade = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+        await connection.send(
+            connection.head("GET", "/v1/stats", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+        )
+        assert (await connection.answer())[0] == 403
+
+
+async def test_http_2_without_tls_is_answered_the_same() -> None:
+    async with a_served_gateway() as served:
+        stream = await trio.open_tcp_stream("127.0.0.1", served.port)
+        h2 = H2Connection()
+        h2.initiate_connection()
+        body = orjson.dumps(SMS)
+        head = [(":method", "POST"), (":path", "/v1/messages"), (":scheme", "http"), (":authority", "localhost"),
+                ("x-api-key", served.secret), ("content-type", "application/json")]  # fmt: skip
+        h2.send_headers(1, head)
+        h2.send_data(1, body, end_stream=True)
+        status = None
+        answer = b""
+        async with stream:
+            await stream.send_all(h2.data_to_send())
+            while status is None or not answer:
+                for event in h2.receive_data(await stream.receive_some(65_536)):
+                    if isinstance(event, ResponseReceived):
+                        status = dict(event.headers)[b":status"]
+                    elif isinstance(event, DataReceived):
+                        answer += event.data
+        assert status == b"202"
+        assert orjson.loads(answer)["state"] == "queued"
 
 
 async def test_many_requests_share_a_connection() -> None:

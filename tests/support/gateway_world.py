@@ -19,16 +19,15 @@ from heliograph.actors.ledger.memory import memory_ledger
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.access import DEFAULT_TENANT, ScopeName
 from heliograph.actors.model.errors import LedgerDown, MailboxFull
-from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State
+from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
-from heliograph.actors.model.settings import Config, DeliverySettings
+from heliograph.actors.model.settings import Config, DeliverySettings, GatewaySettings
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
 from heliograph.gateway.app import make_app, serve_gateway
 from heliograph.gateway.auth import make_key
-from heliograph.gateway.listening import bind, serve_on
 from heliograph.gateway.services import Check, Services
 from heliograph.providers import build, country_of
 from tests.support.builders import a_provider
@@ -65,7 +64,7 @@ class World:
 
     providers: Sequence[ProviderSettings] = BOTH
     clock: HandClock = field(default_factory=HandClock)
-    delivery: DeliverySettings = DeliverySettings()
+    delivery: DeliverySettings = DeliverySettings(drain_grace_s=1.0)
     ledger_down: bool = False
     full: bool = False
     draining: bool = False
@@ -215,18 +214,12 @@ async def a_served_gateway(world: World | None = None) -> AsyncIterator[Served]:
         up.set()
 
     async with trio.open_nursery() as nursery:
-        listener = bind("127.0.0.1", 0, "gateway.bind")
 
         async def serve() -> None:
-            await serve_on(listener, make_app(world.services), shutdown_trigger=stop.wait, ready=ready, grace_s=1.0)
+            settings = GatewaySettings(port=0)
+            await serve_gateway(world.services, settings, shutdown_trigger=stop.wait, ready=ready)
 
         nursery.start_soon(serve)
         await up.wait()
         yield Served(world, ports[0], secret, stop)
         stop.set()
-
-
-__all__ = [
-    "BOTH", "EMAIL", "SMS", "Answer", "Gateway", "HandClock", "Lane", "Priority", "Reason", "Served", "State", "World",
-    "a_gateway", "a_served_gateway", "serve_gateway",
-]  # fmt: skip
