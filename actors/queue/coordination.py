@@ -92,7 +92,7 @@ class RedisCoordination:
         return _parse(*await self._link.run(RECORD, _keys(provider), []))
 
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
-        arguments = [
+        arguments: list[str | int] = [
             expected_epoch, record.epoch, record.state, _us(record.since_s), _us(record.until_in_s), record.openings,
         ]  # fmt: skip
         return _parse(*await self._link.run(CHANGE, _keys(provider), arguments))[0] or NO_RECORD

@@ -108,8 +108,10 @@ class Link:
         async with self._lock:
             if self._failures != failures:
                 raise QueueDown("Redis gave no answer to the command before this one")
+            exchange: Exchange
             with trio.CancelScope(shield=True):
-                return await self._loop.run_aio_coroutine(self._exchange(commands, on, limit_s))
+                exchange = await self._loop.run_aio_coroutine(self._exchange(commands, on, limit_s))
+            return exchange
 
     async def _exchange(self, commands: Sequence[Command], on: str | None, limit_s: float) -> Exchange:
         try:
@@ -129,7 +131,7 @@ class Link:
 
     async def _reach(self, on: str | None) -> None:
         if not self._connection.is_connected:
-            await self._connection.connect()
+            await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it bare
             [server] = (await self._ask([("INFO", "server")])).replies
             self._run_id = next(line[7:] for line in server.splitlines() if line.startswith("run_id:"))
         if on is not None and on != self._run_id:
@@ -169,7 +171,7 @@ async def open_links(url: str, name: str, count: int, boot_s: Callable[[], float
         retry=Retry(NoBackoff(), 0),
     )
     async with trio_asyncio.open_loop() as loop:
-        links = [Link(loop, pool.make_connection(), boot_s) for _ in range(count)]
+        links = [Link(loop, pool.connection_class(**pool.connection_kwargs), boot_s) for _ in range(count)]
         try:
             yield links
         finally:
