@@ -1,0 +1,359 @@
+"""Whole supervisors in virtual time: the real trees of actors, over one ledger and one Redis in memory, with providers
+that follow a script. Any of them can be killed, cut off from a store, joined by others or drained; either store can
+lose its data, its answers, or be away.
+
+Nothing in here is a model of the product: what runs is what runs in production, but for the adapters.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from math import inf
+from typing import Any
+
+import trio
+
+from heliograph.actors.kernel.clock import VirtualClock
+from heliograph.actors.kernel.supervision import Group, Supervisor
+from heliograph.actors.ledger.memory import memory_ledger
+from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Settled
+from heliograph.actors.model.errors import HeliographError, LedgerDown, QueueDown
+from heliograph.actors.model.identity import new_id
+from heliograph.actors.model.message import Message, State
+from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.model.settings import Config, DeadLetterSettings, DeliverySettings
+from heliograph.actors.ports.coordination import BreakerRecord
+from heliograph.actors.ports.courier import Begin
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger
+from heliograph.actors.queue.memory import MemoryCoordination, MemoryQueue, MemoryRedis
+from heliograph.actors.tree.node import ROLES, Adapters, Node
+from tests.support.builders import a_message
+from tests.support.judge import BreakerChange, Call, Judge
+
+LONGEST_CALL_S = 3.0
+SETTLE_S = 1800.0
+SETTLED = frozenset(State) - {State.SCHEDULED, State.QUEUED, State.SENDING}
+DELIVERY = DeliverySettings(backoff_cap_s=20.0, unknown_wait_s=5.0, drain_grace_s=5.0)
+
+
+# ------------------------------------------------------------------------------------------------------ providers
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """What a provider does to a part (`chance`) of the calls that begin in a time. An `unknown` one it has taken or
+    not, at a draw."""
+
+    outcome: Outcome
+    from_s: float = 0.0
+    to_s: float = inf
+    chance: float = 1.0
+    latency_s: float | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """`can_ask`: it can be asked what became of an attempt. The first spell that a draw finds counts."""
+
+    latency_s: float = 0.05
+    spells: tuple[Spell, ...] = ()
+    can_ask: bool = True
+
+
+class ScriptedProvider:
+    """One supervisor's courier to a provider. Its truth is the judge's."""
+
+    longest_call_s = LONGEST_CALL_S
+
+    def __init__(self, world: World, life: Life, settings: ProviderSettings) -> None:
+        self._world = world
+        self._life = life
+        self._name = settings.name
+        self._script = world.scripts.get(settings.name, Script())
+        self.can_ask = self._script.can_ask
+
+    def takes(self, message: Message) -> str | None:
+        return None
+
+    def batch_key(self, message: Message) -> Hashable | None:
+        return message.channel
+
+    async def send(self, calls: Sequence[ProviderCall], begin: Begin) -> Sequence[Answer]:
+        await trio.lowlevel.checkpoint()
+        begin()
+        world, now_s = self._world, trio.current_time()
+        world.batches += 1
+        answers, made, latency_s = [], [], 0.0
+        for call in calls:
+            answer, taken, takes_s = self._judge(now_s)
+            latency_s = max(latency_s, takes_s)
+            answers.append(answer)
+            made.append(Call(self._name, self._life.name, call.message, call.number, now_s, taken, batch=world.batches))
+            world.judge.begin(made[-1], now_s)
+        await trio.sleep(latency_s)
+        for each, answer in zip(made, answers, strict=True):
+            each.ended_s, each.answer = trio.current_time(), answer
+        return answers
+
+    def _judge(self, now_s: float) -> tuple[Answer, bool, float]:
+        draw = self._world.clock.random.random
+        for spell in self._script.spells:
+            if spell.from_s <= now_s < spell.to_s and draw() < spell.chance:
+                latency_s = self._script.latency_s if spell.latency_s is None else spell.latency_s
+                answer = Answer(outcome=spell.outcome, code=str(spell.outcome), retry_after_s=spell.retry_after_s)
+                taken = spell.outcome is Outcome.ACCEPTED or (spell.outcome is Outcome.UNKNOWN and draw() < 0.5)
+                return answer, taken, min(latency_s, LONGEST_CALL_S)
+        return Answer(outcome=Outcome.ACCEPTED), True, min(self._script.latency_s * (0.5 + draw()), LONGEST_CALL_S)
+
+    async def ask(self, call: ProviderCall) -> Settled | None:
+        await trio.sleep(0.02)
+        made = [c for c in self._world.judge.of(self._name) if c.message.id == call.message.id]
+        taken = any(c.taken for c in made if c.number == call.number)
+        return Settled.ACCEPTED if taken else Settled.NOT_SENT
+
+    async def check(self) -> Answer:
+        await trio.lowlevel.checkpoint()
+        return Answer(outcome=Outcome.ACCEPTED)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+# ----------------------------------------------------------------------------------------------------- supervisors
+
+
+@dataclass(slots=True)
+class Lines:
+    """A supervisor's lines to the stores. What is cut gives no answer, also to what was asked before."""
+
+    ledger: bool = True
+    redis: bool = True
+
+    def to_ledger(self) -> HeliographError | None:
+        return None if self.ledger else LedgerDown("PostgreSQL gave no answer: the line is cut")
+
+    def to_redis(self) -> HeliographError | None:
+        return None if self.redis else QueueDown("Redis gave no answer: the line is cut")
+
+
+class Line:
+    """Any port, over a line that can be cut before a call or before its answer."""
+
+    def __init__(self, port: Any, trouble: Callable[[], HeliographError | None]) -> None:
+        self._port = port
+        self._trouble = trouble
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        async def over(*args: Any, **kwargs: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            if (error := self._trouble()) is not None:
+                raise error
+            result = await method(*args, **kwargs)
+            if (error := self._trouble()) is not None:
+                raise error
+            return result
+
+        return over
+
+
+class WatchedCoordination(MemoryCoordination):
+    """Tells the judge of each change of a breaker."""
+
+    def __init__(self, server: MemoryRedis, judge: Judge) -> None:
+        super().__init__(server)
+        self._judge = judge
+
+    async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
+        in_force = await super().change(provider, expected_epoch=expected_epoch, record=record)
+        changes = self._judge.breakers[provider]
+        if not changes or changes[-1].epoch != in_force.epoch:
+            changes.append(BreakerChange(trio.current_time(), in_force.epoch, in_force.state))
+        return in_force
+
+
+@dataclass(eq=False)
+class Life:
+    """One supervisor from its start to its end."""
+
+    name: str
+    node: Node = field(init=False)
+    supervisor: Supervisor = field(init=False)
+    lines: Lines = field(default_factory=Lines)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+    killed: bool = False
+
+    @property
+    def living(self) -> bool:
+        return not self.killed and not self.ended.is_set()
+
+
+class World:
+    """`seed` draws everything. `ledger_fault` is asked at each of the ledger's calls, as `memory_ledger` says."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        providers: Sequence[ProviderSettings],
+        scripts: Mapping[str, Script] | None = None,
+        *,
+        seed: int = 0,
+        delivery: DeliverySettings = DELIVERY,
+    ) -> None:
+        self._nursery = nursery
+        self.clock = VirtualClock(random.Random(seed))
+        self.scripts = dict(scripts or {})
+        self.redis = MemoryRedis()
+        self.ledger_down = False
+        self.doubt = 0.0
+        self.ledger: Ledger = memory_ledger(self.clock.now, self._ledger_fault)
+        self.store = self.ledger.delivery.store  # type: ignore[attr-defined]
+        self.config = Config(
+            redis_url="",
+            postgres_url="",
+            providers=tuple(providers),
+            delivery=delivery,
+            dead_letters=DeadLetterSettings(auto_retry_s=()),
+        )
+        self.judge = Judge(self.store, {p.name: p for p in providers})
+        self.lives: list[Life] = []
+        self.batches = 0
+        self._posting = 0
+
+    def _ledger_fault(self, call: str) -> None:
+        if self.ledger_down:
+            raise LedgerDown("PostgreSQL gave no answer")
+        if self.doubt and call.endswith("/done") and self.clock.random.random() < self.doubt:
+            raise LedgerDown("PostgreSQL gave no answer to a commit")
+
+    # -------------------------------------------------------------------------------------------- supervisors
+
+    @property
+    def living(self) -> list[Life]:
+        return [life for life in self.lives if life.living]
+
+    async def start(self, count: int = 1, roles: frozenset[str] = ROLES) -> Life:
+        for _ in range(count):
+            life = Life(f"s{len(self.lives) + 1}")
+            life.node = Node(self.config, self._adapters(life), roles=roles, supervisor=life.name, clock=self.clock)
+            life.supervisor = Supervisor(Group(name="heliograph", children=life.node.children()), self.clock)
+            self.lives.append(life)
+            await self._nursery.start(self._live, life)
+        return life
+
+    def _adapters(self, life: Life) -> Adapters:
+        ledger: dict[str, Any] = {
+            part.name: Line(getattr(self.ledger, part.name), life.lines.to_ledger) for part in fields(Ledger)
+        }
+        coordination: Any = Line(WatchedCoordination(self.redis, self.judge), life.lines.to_redis)
+        queue: Any = Line(MemoryQueue(self.redis, life.name), life.lines.to_redis)
+        return Adapters(
+            ledger=Ledger(**ledger),
+            queue=queue,
+            coordination=coordination,
+            couriers={p.name: ScriptedProvider(self, life, p) for p in self.config.providers},
+            country_of=lambda _: "IN",
+        )
+
+    async def _live(self, life: Life, task_status: trio.TaskStatus[None]) -> None:
+        with life.scope:
+            await life.supervisor.run(task_status=task_status)
+        life.ended.set()
+
+    async def kill(self, life: Life) -> None:
+        """SIGKILL: not another word reaches a store, and what was in memory is gone."""
+        now_s = trio.current_time()
+        self.judge.troubled.append((life.name, now_s, inf))
+        life.killed = True
+        life.lines.ledger = life.lines.redis = False
+        life.scope.cancel()
+        await life.ended.wait()
+
+    async def drain(self, life: Life) -> None:
+        """SIGTERM, and the row marked ended, as the process does it."""
+        await life.supervisor.drain()
+        await life.ended.wait()
+        await self.ledger.cluster.leave(life.name)
+
+    async def cut(self, life: Life, for_s: float, *, ledger: bool = False, redis: bool = False) -> None:
+        began_s = trio.current_time()
+        life.lines.ledger, life.lines.redis = not ledger, not redis
+        if ledger:
+            self.judge.troubled.append((life.name, began_s, began_s + for_s))
+        await trio.sleep(for_s)
+        if life.living:
+            life.lines.ledger = life.lines.redis = True
+
+    async def ledger_away(self, for_s: float) -> None:
+        self.ledger_down = True
+        await trio.sleep(for_s)
+        self.ledger_down = False
+
+    async def redis_away(self, for_s: float) -> None:
+        self.redis.down(True)
+        await trio.sleep(for_s)
+        self.redis.down(False)
+
+    # ------------------------------------------------------------------------------------------------- traffic
+
+    def message(self, **wanted: Any) -> Message:
+        now = self.clock.now()
+        known: dict[str, Any] = {
+            "id": new_id("msg", now, self.clock.random.getrandbits(80)),
+            "created_at": now,
+            "expires_at": now + timedelta(seconds=self.config.delivery.expires_after_s),
+        }
+        return a_message(**known | wanted)
+
+    async def post(self, *messages: Message) -> bool:
+        """As a client does, through any living gateway. True: it was answered, so it must not be lost."""
+        gateways = [life for life in self.living if "gateway" in life.node.roles]
+        if not gateways or not messages:
+            return False
+        life = self.clock.random.choice(gateways)
+        born = tuple(State.SCHEDULED if message.send_at else State.QUEUED for message in messages)
+        self._posting += 1
+        try:
+            with trio.move_on_after(15.0) as patience:
+                result = await life.node.accept(Acceptance(messages=messages, states=born))
+        except (HeliographError, trio.TooSlowError):
+            return False
+        finally:
+            self._posting -= 1
+        if patience.cancelled_caught or not isinstance(result, Accepted):
+            return False
+        self.judge.accepted.update({m.id: (m, trio.current_time()) for m in messages})
+        return True
+
+    async def settle(self, within_s: float = SETTLE_S) -> float:
+        """Wait until every message is where it will stay; answers how long that took. It gives up after `within_s`:
+        the judge then finds what waits."""
+        began_s = trio.current_time()
+        while trio.current_time() < began_s + within_s:
+            await trio.sleep(0.5)
+            if not self._posting and all(self.store.state_of(row) in SETTLED for row in self.store.rows.values()):
+                break
+        return trio.current_time() - began_s
+
+    async def end(self) -> None:
+        """Drain all that live. Nothing may be left in anybody's hand."""
+        for life in self.living:
+            await self.drain(life)
+        for lists in self.redis.data.lists.values():
+            held = {name: ids for name, ids in lists.hands.items() if ids and not self._died(name)}
+            if held:
+                self.judge.wrong.append(f"still in hand after a drain: {held}")
+        if claims := {c.supervisor for c in self.store.claims.values() if not self._died(c.supervisor)}:
+            self.judge.wrong.append(f"claims left by those that drained: {claims}")
+
+    def _died(self, name: str) -> bool:
+        return any(life.name == name and life.killed for life in self.lives)
