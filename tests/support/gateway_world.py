@@ -60,7 +60,7 @@ class HandClock:
 @dataclass
 class World:
     """`ledger_down` makes every call of the ledger fail; `full` sheds every acceptance; `held` stops them half-way, and
-    `arrived` tells that one has come so far."""
+    `arrived` tells that one has come so far; `store` is a ledger to use in place of the one in memory."""
 
     providers: Sequence[ProviderSettings] = BOTH
     clock: HandClock = field(default_factory=HandClock)
@@ -72,9 +72,10 @@ class World:
     checks: Mapping[str, Check] = field(default_factory=lambda: {"postgres": Check(True, "answers")})
     accepted: list[Acceptance] = field(default_factory=list)
     fail_with: Exception | None = None
+    store: Ledger | None = None
 
     def __post_init__(self) -> None:
-        self.ledger: Ledger = memory_ledger(self.clock.now, self._fault)
+        self.ledger = self.store or memory_ledger(self.clock.now, self._fault)
         self.redis = MemoryRedis()
         self.arrived = trio.Event()
         self.registry = CollectorRegistry()
