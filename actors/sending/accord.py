@@ -42,6 +42,8 @@ from heliograph.actors.ports.coordination import BreakerRecord, Coordination
 log = structlog.get_logger()
 POLL_S: Final = 0.5
 """How often a half-open record is looked at: others' probes may close it."""
+IDLE_POLL_S: Final = 5.0
+"""The same for an open one that has rested, where nobody here has anything to send."""
 PROBE_WITHIN_S: Final = 1.0
 FAR_S: Final = 1.0
 """A slot further away than this is not waited for with a claim in hand."""
@@ -290,7 +292,7 @@ class Accord:
         while True:
             retry_s = inf
             try:
-                if not known or self._shown is BreakerState.HALF_OPEN:
+                if not known or self._poll_s(self._clock.boot_s()) < inf:
                     await self._read_record()
                     known = True
                 await self._tell_pause()
@@ -354,9 +356,18 @@ class Accord:
         until_s = self._breaker.until_s(now_s)
         if until_s is not None and until_s > now_s:
             turn_s = min(turn_s, until_s)
-        if self._shown is BreakerState.HALF_OPEN or self._share(now_s) < 1.0:
+        if self._share(now_s) < 1.0:
             turn_s = min(turn_s, now_s + POLL_S)
-        return turn_s
+        return min(turn_s, now_s + self._poll_s(now_s))
+
+    def _poll_s(self, now_s: float) -> float:
+        match self._breaker.admit(now_s):
+            case Admission.PROBE:
+                return POLL_S
+            case Admission.WAIT:
+                return IDLE_POLL_S
+            case _:
+                return inf
 
     # ----------------------------------------------------------------------------------------- workings
 

@@ -23,6 +23,7 @@ from heliograph.actors.model.provider import (
     ProviderSettings,
     UnknownRule,
 )
+from heliograph.actors.policy.hand import Slot
 from heliograph.actors.ports.journal import AttemptFinished, AttemptReleased, EarlierSettled
 from tests.support.builders import a_message, a_provider
 from tests.support.couriers import ACCEPTED, DEFERRED, MISCONFIGURED, REJECTED, UNKNOWN, throttled
@@ -310,7 +311,9 @@ async def test_a_connection_that_outlasts_the_deadline_sends_nothing(autojump_cl
     async with a_world() as world:
         node = world.add(connect_s=3.0)
         await node.deliver(tracked())
-        await trio.sleep(10)
+        await trio.sleep(1)
+        node.actor._hand.grant([Slot(0.0, 1e6)], 1)  # a slot that never passes: only the deadline can refuse
+        await trio.sleep(9)
         assert node.courier.handed == []
         assert len(node.of(AttemptReleased)) == 1
 
@@ -398,6 +401,21 @@ async def test_a_failed_probe_opens_it_again_for_longer(autojump_clock: object) 
         assert len(rests) >= 3
         assert all(later > 1.2 * sooner for sooner, later in pairwise(rests))
         assert node.actor.report().breaker is BreakerState.OPEN
+
+
+async def test_a_probe_that_is_slow_to_begin_needs_its_permit_still(autojump_clock: object) -> None:
+    """Its permit runs out, another supervisor gets it: the late one must not make one call more."""
+    async with a_world(rate=1000.0, burst=100.0) as world:
+        node = world.add(down_until(1.0), claim_s=0.01)
+        world.wait_to_be_sent(200)
+        await until(lambda: node.actor.report().breaker is BreakerState.OPEN)
+        node.courier.connect_s = 1.2
+        made = len(world.handed)
+        await until(lambda: node.actor.report().breaker is BreakerState.HALF_OPEN)
+        node.actor._hand.grant([Slot(0.0, 1e6)] * 20, 1)  # slots that never pass: only the permit can refuse
+        await trio.sleep(5)
+        assert len(world.handed) == made
+        no_call_twice(world)
 
 
 async def test_slow_answers_open_it(autojump_clock: object) -> None:
@@ -955,6 +973,9 @@ async def test_whatever_happens_nothing_is_lost_doubled_or_too_fast(seed: int, a
                     world.redis.replace(world.redis.snapshot())
         await trio.sleep(120)
         assert len(world.finished) == 900
+        world.wait_to_be_sent(100)  # an open breaker closes by demand
+        await trio.sleep(60)
+        assert len(world.finished) == 1000
         assert all(node.desk.held == 0 for node in world.nodes)
         assert {node.actor.report().breaker for node in world.nodes} == {BreakerState.CLOSED}
         assert worst_excess(world.handed, 60.0) <= 8.0 + 1e-6
