@@ -107,6 +107,7 @@ class Process:
             stats=self._stats,
             readiness=self.readiness,
             draining=lambda: self.draining,
+            actors=self._health,
         )
 
     async def _stats(self) -> Stats:

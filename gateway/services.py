@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from heliograph.actors.kernel.actor import Health
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.settings import Config
@@ -29,7 +30,7 @@ class Check:
 class Services:
     """`accept` answers after the commit; raises MailboxFull (shed: 503 with Retry-After) and LedgerDown (503).
     `coordination` is best effort here: the ledger's controls are the truth, and its QueueDown is ignored.
-    `config` holds secrets; `supervisor` is this process's id."""
+    `config` holds secrets; `supervisor` is this process's id, `actors` are those of its tree."""
 
     supervisor: str
     clock: Clock
@@ -43,3 +44,4 @@ class Services:
     stats: Callable[[], Awaitable[Stats]]
     readiness: Callable[[], Mapping[str, Check]]
     draining: Callable[[], bool]
+    actors: Callable[[], Sequence[Health]]

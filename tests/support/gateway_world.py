@@ -14,6 +14,7 @@ import trio
 from prometheus_client import CollectorRegistry
 from quart.typing import TestClientProtocol
 
+from heliograph.actors.kernel.actor import Health
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.ledger.memory import memory_ledger
 from heliograph.actors.metrics.families import Metrics
@@ -72,6 +73,7 @@ class World:
     checks: Mapping[str, Check] = field(default_factory=lambda: {"postgres": Check(True, "answers")})
     accepted: list[Acceptance] = field(default_factory=list)
     fail_with: Exception | None = None
+    actors: Sequence[Health] = ()
     store: Ledger | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class World:
             stats=self._stats,
             readiness=lambda: self.checks,
             draining=lambda: self.draining,
+            actors=lambda: self.actors,
         )
 
     def _clock(self) -> Clock:
