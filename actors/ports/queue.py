@@ -62,7 +62,8 @@ class Queue(Protocol):
         next one is due (None: the set is empty)."""
 
     async def sweep(self) -> int:
-        """Hand back what lies in our processing set but not in hand at two looks in a row; answers how many."""
+        """Hand back what lies in our processing set but not in hand at two looks in a row, or has been in hand for so
+        long that whoever took it must have forgotten it; answers how many."""
 
     async def adopt(self, supervisor: str) -> int:
         """Move all that a dead supervisor had in hand back to the lanes; answers how many. Many may do it at once."""

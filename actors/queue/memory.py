@@ -236,7 +236,7 @@ class MemoryQueue:
         if moved:
             self._turns[channel].taken()
             self._server.replied()
-        return self._hand.add(moved)
+        return self._hand.add(moved, self._server.now())
 
     async def settle(self, done: Sequence[str], *, again: Sequence[Hint] = (), later: Sequence[Later] = ()) -> None:
         ids = [*done, *(hint.message_id for hint in again), *(each.hint.message_id for each in later)]
@@ -267,7 +267,7 @@ class MemoryQueue:
         await _sent(self._server)
         lists = self._lists()
         hand = lists.hands[self._supervisor]
-        stranded = self._hand.stranded(hand)
+        stranded = self._hand.stranded(hand, self._server.now())
         moved = self._return(lists, self._supervisor, stranded)
         self._server.replied()
         return moved

@@ -159,7 +159,7 @@ class RedisQueue:
         for place, ids in zip(reply[::2], reply[1::2], strict=True):
             lane = Lane(channel, ORDER[int(place) - 1])
             moved += [Hint(message_id, lane) for message_id in ids.split()]
-        return self._hand.add(moved)
+        return self._hand.add(moved, trio.current_time())
 
     async def _listen(self, channel: Channel, room: Mapping[Priority, int], wait_s: float) -> None:
         """Wait for a bell of a lane that there is room for."""
@@ -181,7 +181,7 @@ class RedisQueue:
         for channel in Channel:
             for message_id in await self._read("HKEYS", channel, self._hand_key(channel, self._supervisor)):
                 listed[message_id] = channel
-        stranded = self._hand.stranded(listed)
+        stranded = self._hand.stranded(listed, trio.current_time())
         moved = 0
         for channel in Channel:
             ids = [message_id for message_id in stranded if listed[message_id] is channel]

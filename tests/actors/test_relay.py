@@ -377,7 +377,7 @@ async def test_the_audit_finds_what_is_in_no_list_once(stage: Stage, autojump_cl
         await trio.sleep(45)
         assert in_lanes(stage) == []
         await trio.sleep(200)
-    assert in_lanes(stage) == [lost.message_id]
+    assert in_lanes(stage).count(lost.message_id) == 1, "by one of them"
     mended = [entry for entry in logs if entry["event"] == "relay.mended"]
     assert [(entry["lane"], entry["hints"], entry["log_level"]) for entry in mended] == [("sms:normal", 1, "warning")]
 
@@ -388,9 +388,11 @@ async def test_the_audit_mends_nothing_where_nothing_is_lost(stage: Stage, autoj
     await trio.sleep(0.5)
     await member.queue.take(Channel.SMS, ROOM, most=20, bulk_share=0, wait_s=0)
     with structlog.testing.capture_logs() as logs:
-        await trio.sleep(600)
-    assert [entry["event"] for entry in logs] == []
-    assert len(in_lanes(stage)) == 30
+        await trio.sleep(100)
+        assert len(in_lanes(stage)) == 30
+        await trio.sleep(500)
+    assert [entry["event"] for entry in logs] == ["relay.swept"], "of what a dispatcher forgot"
+    assert len(in_lanes(stage)) == 50
 
 
 async def test_told_to_finish_it_pushes_what_waits_and_ends(stage: Stage, autojump_clock: object) -> None:

@@ -13,6 +13,7 @@ import trio.testing
 from heliograph.actors.model.errors import QueueDown, StaleGeneration
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
 from heliograph.actors.ports.queue import Hint, Later, Queue
+from heliograph.actors.queue import hand
 from tests.support.eventually import eventually
 
 SMS: Final = Channel.SMS
@@ -285,6 +286,25 @@ class QueueSuite:
         assert await take(queue) == [1, 2]
         assert await queue.sweep() == 0
         assert await queue.sweep() == 0, "what is in hand stays there"
+
+    async def test_hints_that_were_taken_and_forgotten_come_back(
+        self, world: QueueWorld, monkeypatch: pytest.MonkeyPatch
+    ):
+        queue, other = await world.queue("a"), await world.queue("b")
+        await queue.push(hints(NORMAL, 1, 2))
+        assert await take(queue) == [1, 2]
+        await queue.settle(["msg_00002"])
+        assert await queue.sweep() + await queue.sweep() == 0
+        monkeypatch.setattr(hand, "FORGOTTEN_S", 0.05)
+        back = 0
+
+        async def is_back() -> bool:
+            nonlocal back
+            back += await queue.sweep()
+            return back == 1
+
+        await eventually(is_back)
+        assert await take(other) == [1]
 
     async def test_a_settled_hint_whose_settling_failed_is_swept(self, world: QueueWorld):
         queue = await world.queue("a")

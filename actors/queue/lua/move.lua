@@ -1,11 +1,10 @@
 -- Drops hints from a hand, and puts others to the heads and the tails of the lanes and among the later ones.
 -- ARGV  2 ids to drop   3-5 ids for the heads, 6-8 for the tails, by priority   9 later: microseconds, priority, id, ...
 -- -> nothing          O(hints moved), and log n for each later one
-batched('HDEL', KEYS[9], words(ARGV[2]))
+-- What needs memory comes first: a full server refuses that, and only as long as nothing was written.
 for p = 1, 3 do
   batched('LPUSH', KEYS[1 + p], reversed(words(ARGV[2 + p])))
   batched('RPUSH', KEYS[1 + p], words(ARGV[5 + p]))
-  ring(p)
 end
 if ARGV[9] ~= '' then
   local later, now, entries = words(ARGV[9]), now_us(), {}
@@ -15,4 +14,6 @@ if ARGV[9] ~= '' then
   end
   batched('ZADD', KEYS[8], entries)
 end
+batched('HDEL', KEYS[9], words(ARGV[2]))
+for p = 1, 3 do ring(p) end
 return redis.status_reply('OK')
