@@ -17,6 +17,7 @@ import trio
 
 from heliograph.actors.ledger import migrate as migrations
 from heliograph.actors.ledger.postgres import open_ledger
+from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.errors import HeliographError, LedgerDown, NotMigrated, QueueDown
 from heliograph.actors.model.settings import Config
 from heliograph.actors.ports.ledger import Ledger
@@ -59,16 +60,17 @@ async def ledger_at(url: str) -> AsyncIterator[Ledger]:
         yield ledger
 
 
-async def ensure_key(url: str, secret: str | None) -> str:
-    """The development key: the one that is kept, where the database knows it and nobody revoked it; else a new one."""
+async def ensure_key(url: str, secret: str | None) -> tuple[ApiKey, str]:
+    """The development key and its secret: the one that is kept, where the database knows it and nobody revoked it; else
+    a new one."""
     async with ledger_at(url) as ledger:
         if secret is not None:
             known = await ledger.keys.find(digest_of(secret))
             if known is not None and known.revoked_at is None:
-                return secret
+                return known, secret
         key, secret = make_key(KEY_NAME, now=datetime.now(UTC))
         await ledger.keys.create(key)
-        return secret
+        return key, secret
 
 
 async def wait_for_stores(config: Config, *, patience_s: float) -> None:

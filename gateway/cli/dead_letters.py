@@ -21,6 +21,7 @@ Channel = Annotated[str | None, typer.Option(help="sms | email")]
 Provider = Annotated[str | None, typer.Option(help="The one that was asked last.")]
 Reason = Annotated[str | None, typer.Option(help="Such as rejected or attempts_exhausted.")]
 Code = Annotated[str | None, typer.Option(help="The provider's own.")]
+Cause = Annotated[str | None, typer.Option(help="As `groups` shows it.")]
 Tag = Annotated[str | None, typer.Option()]
 Since = Annotated[str | None, typer.Option(help="A time with its offset, or how long ago: 2h.")]
 Text = Annotated[str | None, typer.Option(help="Somewhere in cause, detail or recipient.")]
@@ -46,6 +47,7 @@ def list_(
     provider: Provider = None,
     reason: Reason = None,
     code: Code = None,
+    cause: Cause = None,
     tag: Tag = None,
     since: Since = None,
     until: Since = None,
@@ -57,7 +59,7 @@ def list_(
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """List dead letters, newest first; open ones unless --state says otherwise."""
-    query = _filter(channel, provider, reason, code, tag, since, until, text, state)
+    query = _filter(channel, provider, reason, code, cause, tag, since, until, text, state)
     found = list(Client(target(url, api_key)).pages("/v1/dead-letters", query, most=limit))
     output.show({"data": found}, *table(LISTED, found))
 
@@ -78,6 +80,7 @@ def groups(
     provider: Provider = None,
     reason: Reason = None,
     code: Code = None,
+    cause: Cause = None,
     tag: Tag = None,
     since: Since = None,
     until: Since = None,
@@ -88,7 +91,7 @@ def groups(
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Failures that are the same failure, most frequent first."""
-    query = _filter(channel, provider, reason, code, tag, since, until, text, state)
+    query = _filter(channel, provider, reason, code, cause, tag, since, until, text, state)
     found = Client(target(url, api_key)).get("/v1/dead-letters/groups", query)
     output.show(found, *table(GROUPED, found["data"]))
 
@@ -100,6 +103,7 @@ def _on_many(kind: str) -> Callable[..., None]:
         provider: Provider = None,
         reason: Reason = None,
         code: Code = None,
+        cause: Cause = None,
         tag: Tag = None,
         since: Since = None,
         until: Since = None,
@@ -114,7 +118,7 @@ def _on_many(kind: str) -> Callable[..., None]:
         api_key: KeyOption = None,
         json: JsonFlag = False,  # noqa: ARG001
     ) -> None:
-        wanted = _filter(channel, provider, reason, code, tag, since, until, text, state)
+        wanted = _filter(channel, provider, reason, code, cause, tag, since, until, text, state)
         given = {name: value for name, value in wanted.items() if value is not None}
         body: dict[str, Any] = {"dry_run": dry_run or None, "rate": rate, "reason": why}
         if ids and (given or all_):
@@ -138,6 +142,7 @@ def _filter(
     provider: str | None,
     reason: str | None,
     code: str | None,
+    cause: str | None,
     tag: str | None,
     since: str | None,
     until: str | None,
@@ -149,6 +154,7 @@ def _filter(
         "provider": provider,
         "reason": reason,
         "code": code,
+        "cause": cause,
         "tag": tag,
         "since": moment("--since", since),
         "until": moment("--until", until),

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,7 @@ from heliograph.gateway.cli.keeper import Child, Keeper
 from heliograph.gateway.cli.output import CommandFailed
 from heliograph.gateway.cli.processes import Identity, stop
 from heliograph.gateway.cli.state import Folder, Register, Running
+from heliograph.gateway.console.passes import login_path
 
 EXTRA_GRACE_S: Final = 5.0
 """Between the end of a supervisor's own grace and force."""
@@ -156,8 +158,8 @@ class _System:
         )
         config = configuration.load(file, self._environ).config
         await database.migrate(config.postgres_url)
-        key = await database.ensure_key(config.postgres_url, self._secrets.get("api_key"))
-        self._keep(api_key=key)
+        key, secret = await database.ensure_key(config.postgres_url, self._secrets.get("api_key"))
+        self._keep(api_key=secret)
         url = f"http://{_reachable(config.gateway.host, config.gateway.port)}"
         monitors = self._monitors(config, chosen=origins["monitor.bind"] != DEFAULT)
         self._folder.keep_ports(self._ports)
@@ -167,8 +169,8 @@ class _System:
             await self._add(keepers, self._supervisors, child)
         self._register.update(
             url=url,
-            api_key=key,
-            console_url=f"{url}/console",
+            api_key=secret,
+            console_url=f"{url}{login_path(key, datetime.now(UTC))}",
             metrics_urls=tuple(f"http://{_reachable(host, port)}/metrics" for host, port in monitors),
             postgres_url=config.postgres_url,
             redis_url=config.redis_url,
