@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import orjson
 import structlog
 
 from heliograph.actors.model.access import ScopeName
@@ -50,9 +51,9 @@ async def _accept(call: Call[None, None], draft: Draft | Refusal, known: Known |
     )
     match await call.services.accept(acceptance):
         case Accepted():
-            return Reply(202, body, {"Location": f"/v1/messages/{draft.message.id}"})
-        case Replay(status=status, body=first):
-            return Reply(status, first, REPLAYED)
+            return Reply(202, body, _location(draft.message.id))
+        case Replay() as replay:
+            return _replayed(replay)
         case Mismatch():
             raise mismatch()
 
@@ -62,13 +63,21 @@ async def replayed_or_refused(services: Services, refusal: Refusal, known: Known
     repeat is answered as the first was."""
     if known is not None:
         match await services.ledger.intake.recall(known.key_id, known.route, known.key, fingerprint):
-            case Replay(status=status, body=first):
-                return Reply(status, first, REPLAYED)
+            case Replay() as replay:
+                return _replayed(replay)
             case Mismatch():
                 raise mismatch()
             case None:
                 pass
     raise Refused.of(refusal)
+
+
+def _replayed(replay: Replay) -> Reply:
+    return Reply(replay.status, replay.body, {**_location(orjson.loads(replay.body)["id"]), **REPLAYED})
+
+
+def _location(message_id: str) -> dict[str, str]:
+    return {"Location": f"/v1/messages/{message_id}"}
 
 
 async def one(call: Call[None, None]) -> Reply:

@@ -35,7 +35,7 @@ def ready(checks: Mapping[str, Check], draining: bool) -> Reply:
     if draining:
         answer["checks"]["draining"] = {"ok": False, "detail": "this process is about to end", "required": True}
     fine = all(check["ok"] for check in answer["checks"].values() if check["required"])
-    return json_reply(200 if fine else 503, answer, NOT_KEPT)
+    return json_reply(200, answer, NOT_KEPT) if fine else json_reply(503, answer, {**NOT_KEPT, "Retry-After": "1"})
 
 
 NOT_KEPT: Final = {"Cache-Control": "no-store"}

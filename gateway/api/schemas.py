@@ -308,6 +308,11 @@ def _query_instant(value: object) -> datetime:
     return parse_instant(value)
 
 
+def _query_recipient(value: object) -> object:
+    """A number whose `+` was not escaped."""
+    return f"+{value[1:]}" if isinstance(value, str) and re.fullmatch(r" [0-9]+", value) else value
+
+
 Limit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_digits)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200)]
 QueryInstant = Annotated[
@@ -328,7 +333,7 @@ class PageQuery(Query):
 class MessageQuery(PageQuery):
     state: StateName | None = None
     channel: ChannelName | None = None
-    to: SearchText | None = None
+    to: Annotated[SearchText, BeforeValidator(_query_recipient)] | None = None
     tag: SearchText | None = None
     since: QueryInstant | None = None
     until: QueryInstant | None = None

@@ -18,6 +18,7 @@ async def test_a_repeat_is_answered_as_the_first_and_says_so() -> None:
         assert (first.status, again.status) == (202, 202)
         assert again.raw == first.raw
         assert again.headers["Idempotent-Replayed"] == "true"
+        assert again.headers["Location"] == first.headers["Location"]
         assert "Idempotent-Replayed" not in first.headers
         assert len(gateway.world.accepted) == 1
 

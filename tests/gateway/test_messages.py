@@ -6,8 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from heliograph.actors.model.message import Channel
+from heliograph.actors.model.attempt import Answer as ProviderAnswer
+from heliograph.actors.model.attempt import Outcome
+from heliograph.actors.model.message import Channel, Move, State, WaitingFor
 from heliograph.actors.model.provider import Pause
+from heliograph.actors.ports.ledger import ClaimRequest, Finish
 from tests.support.builders import a_provider
 from tests.support.gateway_world import EMAIL, SMS, World, a_gateway
 
@@ -151,6 +154,8 @@ async def test_a_list_can_be_narrowed_by_every_filter_together() -> None:
         assert (await gateway.get("/v1/messages?state=failed")).json["data"] == []
         unescaped = (await gateway.get("/v1/messages?tag=mine&until=2026-11-24T18:00:00+05:30")).json
         assert [m["id"] for m in unescaped["data"]] == [mine]
+        plus = (await gateway.get("/v1/messages?tag=mine&to=+919876540000")).json
+        assert [m["id"] for m in plus["data"]] == [mine]
 
 
 @pytest.mark.parametrize(
@@ -257,3 +262,45 @@ async def test_more_recipients_than_any_provider_takes_at_once_have_a_code_of_th
     async with a_gateway(World(providers=[a_provider(name="post", rate=10, burst=3)])) as gateway:
         answer = await gateway.post("/v1/messages", {**EMAIL, "cc": [f"c{n}@shop.in" for n in range(5)]})
         assert (answer.status, answer.json["code"]) == (422, "too_many_recipients")
+
+
+async def test_a_message_that_a_provider_has_names_it_and_the_open_attempt() -> None:
+    async with a_gateway() as gateway:
+        message_id = await gateway.accepted()
+        await gateway.world.ledger.delivery.claim([ClaimRequest(message_id, "text", 13.0)], supervisor="s1")
+        message = (await gateway.get(f"/v1/messages/{message_id}")).json
+        assert (message["state"], message["provider"], message["waiting"]) == ("sending", "text", None)
+        [attempt] = message["attempts"]
+        assert attempt == {
+            "number": 1, "provider": "text", "started_at": "2026-11-24T12:00:00Z", "finished_at": None,
+            "outcome": None, "code": None, "detail": None, "provider_message_id": None, "settled": None,
+            "settled_at": None,
+        }  # fmt: skip
+        [listed] = (await gateway.get("/v1/messages?state=sending")).json["data"]
+        assert (listed["id"], listed["provider"]) == (message_id, "text")
+
+
+async def test_a_message_that_backs_off_says_until_when() -> None:
+    async with a_gateway() as gateway:
+        message_id = await gateway.accepted()
+        ledger = gateway.world.ledger.delivery
+        [claimed] = await ledger.claim([ClaimRequest(message_id, "text", 13.0)], supervisor="s1")
+        finish = Finish(
+            message_id=message_id,
+            number=1,
+            provider="text",
+            started_at=claimed.started_at,
+            finished_at=gateway.world.clock.now(),
+            answer=ProviderAnswer(outcome=Outcome.DEFERRED, code="503"),
+            move=Move(state=State.QUEUED, due_in_s=60, waiting_for=WaitingFor.BACKOFF, counted=1),
+        )
+        await ledger.finish([finish], supervisor="s1")
+        message = (await gateway.get(f"/v1/messages/{message_id}")).json
+        assert message["waiting"] == {"for": "backoff", "provider": None, "until": "2026-11-24T12:01:00Z"}
+        assert (message["state"], message["provider"], message["attempts"][0]["outcome"]) == (
+            "queued",
+            None,
+            "deferred",
+        )
+        [listed] = (await gateway.get("/v1/messages")).json["data"]
+        assert listed["waiting"] == message["waiting"]
