@@ -69,6 +69,11 @@ class Server:
         self.stop(number)
         self.start()
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
     def pause(self) -> None:
         """It takes connections, by the kernel, and answers nothing until `resume`."""
         assert self._child is not None
@@ -121,10 +126,10 @@ class PostgresServer(Server):
 
 
 class RedisServer(Server):
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         folder = _folder()
         service = embedded.Redis(folder, embedded.free_port(None), embedded.make_secret())
-        super().__init__(service, folder, self._answers_to_us, "--appendonly", "no")
+        super().__init__(service, folder, self._answers_to_us, *(() if durable else ("--appendonly", "no")))
 
     def _answers_to_us(self) -> bool:
         try:
