@@ -265,25 +265,26 @@ class RedisQueue:
         tails: Sequence[Hint] = (),
         later: Sequence[Later] = (),
     ) -> None:
-        moves: dict[Channel, _Moves] = {}
+        moves = {channel: _Moves() for channel in Channel}
         for hint in heads:
-            moves.setdefault(hint.lane.channel, _Moves()).heads[PLACE[hint.lane.priority]].append(hint.message_id)
+            moves[hint.lane.channel].heads[PLACE[hint.lane.priority]].append(hint.message_id)
         for hint in tails:
-            moves.setdefault(hint.lane.channel, _Moves()).tails[PLACE[hint.lane.priority]].append(hint.message_id)
+            moves[hint.lane.channel].tails[PLACE[hint.lane.priority]].append(hint.message_id)
         for each in later:
             lane = each.hint.lane
-            moves.setdefault(lane.channel, _Moves()).later += [
-                str(int(each.due_in_s * 1e6)), str(PLACE[lane.priority] + 1), each.hint.message_id,
-            ]  # fmt: skip
+            due_in_us, place = int(each.due_in_s * 1e6), PLACE[lane.priority] + 1
+            moves[lane.channel].later += [str(due_in_us), str(place), each.hint.message_id]
         for message_id in drop:
             lane_in_hand = self._hand.lane(message_id)
             # An id not in hand may still be listed, by a take whose answer was lost; nobody knows in which channel.
             for channel in Channel if lane_in_hand is None else (lane_in_hand.channel,):
-                moves.setdefault(channel, _Moves()).drop.append(message_id)
+                moves[channel].drop.append(message_id)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._hand.drop(drop)  # first: what then fails to leave the list is found by the sweep
         for channel, move in moves.items():
-            await self._run(MOVE, channel, move.arguments())
+            arguments = move.arguments()
+            if any(arguments):
+                await self._run(MOVE, channel, arguments)
         self._listeners.tell(later)
 
     async def _forget_former(self) -> None:
