@@ -152,8 +152,8 @@ class MemoryDelivery:
     def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
         store, now, won = self.store, self.store.now(), []
         for request in requests:
-            row = self._due(request.message_id)
-            if row is None or row.standing.expires_at <= now:
+            waits = store.waiting(request.message_id)
+            if waits is None or waits.standing.expires_at <= now or (row := self._due(waits.id)) is None:
                 continue
             number = row.standing.attempts + 1
             store.claim(row, Claim(number, request.provider, supervisor, now, store.later(request.hold_s)))
@@ -189,9 +189,7 @@ class MemoryDelivery:
         store = self.store
         row = store.rows.get(finish.message_id)
         if row is None:
-            archived = store.archive.get(finish.message_id)
-            state = archived.row.standing.state if archived else State.FAILED  # dropped long ago
-            return Finished(message_id=finish.message_id, state=state, applied=False)
+            return Finished(message_id=finish.message_id, state=State.FAILED, applied=False)
         if not self._may_end(finish, supervisor):
             if not finish.overdue_only:
                 self._late(row, finish)

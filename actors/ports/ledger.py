@@ -141,6 +141,7 @@ class Finished:
     marked settled, and an accepted one moves a waiting or failed message to `sent` (`state` SENT, its dead letter
     settled). Where a newer attempt is under way a mark stays on the message, and any Finish that would take it
     anywhere but SENT goes to SENT instead. `due_in_s` is set when the message is queued again by this Finish.
+    A message that is archived or gone is left as it is, and told as FAILED.
     """
 
     message_id: str

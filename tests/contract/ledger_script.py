@@ -17,7 +17,7 @@ from heliograph.actors.model.attempt import Answer, Outcome, Settled
 from heliograph.actors.model.deadletter import OperationKind
 from heliograph.actors.model.errors import Conflict, NotFound
 from heliograph.actors.model.identity import new_id
-from heliograph.actors.model.message import LANES, Channel, Message, Move, Reason, State, WaitingFor
+from heliograph.actors.model.message import LANES, Channel, Lane, Message, Move, Reason, State, WaitingFor
 from heliograph.actors.ports.ledger import Claimed, MessageView, Park
 from tests.contract.ledger_world import (
     ACCEPTED,
@@ -257,8 +257,8 @@ class Player:
         return (
             [told(await self.world.get(m)) for m in self.messages],
             [await self._letter(m) for m in self.messages],
-            [(self.name(x.tracked.message.id), x.due_in_s <= 0, x.expires_in_s <= 0) for x in loaded],
-            [[self.name(h.message_id) for h in await ledger.delivery.waiting(x, after=None, limit=99)] for x in LANES],
+            sorted((self.name(x.tracked.message.id), x.due_in_s <= 0, x.expires_in_s <= 0) for x in loaded),
+            [sorted(map(self.name, await self._waiting(lane))) for lane in LANES],
             [sorted(map(self.name, await self._touched_by(supervisor))) for supervisor in (ME, OTHER)],
             [census.accepted[c] for c in Channel],
             [census.messages[c, s] for c in Channel for s in State],
@@ -267,6 +267,9 @@ class Player:
             [census.dead_letters.get(reason, 0) for reason in Reason],
             await ledger.stats.drift(),
         )  # fmt: skip
+
+    async def _waiting(self, lane: Lane) -> list[str]:
+        return [hint.message_id for hint in await self.world.ledger.delivery.waiting(lane, after=None, limit=100)]
 
     async def _touched_by(self, supervisor: str) -> list[str]:
         hints = await self.world.ledger.delivery.touched_by(supervisor, limit=100)
