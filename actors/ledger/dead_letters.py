@@ -104,7 +104,8 @@ class PostgresDeadLetters:
             cursor = rows[0]
         older = None if cursor is None else (cursor[13], cursor[0])
         query, params = select_letters(wanted, tenant, older=older, limit=limit)
-        rows = await self._pool.rows(f"SELECT * FROM ({query}) AS d{NEWEST}", (*params, limit), prepare=False)
+        query = f"SELECT * FROM ({query}) AS d{NEWEST}"  # noqa: S608
+        rows = await self._pool.rows(query, (*params, limit), prepare=False)
         return [_letter(row) for row in rows]
 
 

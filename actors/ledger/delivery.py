@@ -2,6 +2,10 @@
 
 The two hot statements, CLAIM and SENT, each do all of their work for a whole batch in one round trip. Everything that
 is not "claimed and then accepted" goes through `edges`.
+
+Prepared statements may live for a while on plans that were made while the tables were small, so they are written such
+that no plan can read more than the rows asked for: `m.id = ANY(…)` is said even where a join says so too, and
+`state || ''` is the state in a form that no partial index on it can serve.
 """
 
 from __future__ import annotations
@@ -30,26 +34,28 @@ from heliograph.actors.ports.ledger import (
 LOAD: Final = f"""
 SELECT {TRACKED}, date_part('epoch', m.due_at - now()), date_part('epoch', m.expires_at - now())
 FROM messages AS m JOIN contents AS c USING (id)
-WHERE m.id = ANY(%s) AND m.state IN ('queued', 'scheduled')
+WHERE m.id = ANY(%s) AND m.state || '' IN ('queued', 'scheduled')
   AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)"""  # noqa: S608
 
-# By the primary key. The lock makes us wait for whoever is moving the message, and then looks at what became of it; the
-# key of `claims` makes the second of two claims fail. A scheduled one that is due is woken on the way.
+# By the primary key, in the order given. The lock makes us wait for whoever is moving the message, and then looks at
+# what became of it; the key of `claims` makes the second of two claims fail. A scheduled one that is due is woken on
+# the way.
 CLAIM: Final = """
 WITH wanted AS (
     SELECT * FROM unnest(%s::text[], %s::text[], %s::double precision[]) AS w (id, provider, hold_s)
 ), held AS (
-    SELECT m.id, m.channel, m.state, m.attempts, w.provider, w.hold_s
-    FROM wanted AS w JOIN messages AS m USING (id)
-    WHERE m.state IN ('queued', 'scheduled') AND m.due_at <= now() AND m.expires_at > now()
-    ORDER BY m.id
-    FOR NO KEY UPDATE OF m
+    SELECT m.*, w.provider, w.hold_s
+    FROM wanted AS w CROSS JOIN LATERAL (
+        SELECT id, channel, state, attempts FROM messages
+        WHERE id = w.id AND state || '' IN ('queued', 'scheduled') AND due_at <= now() AND expires_at > now()
+        FOR NO KEY UPDATE
+    ) AS m
 ), won AS (
-    INSERT INTO claims (message_id, number, provider, supervisor, started_at, reclaim_at)
-    SELECT id, attempts + 1, provider, %s, now(), now() + hold_s * interval '1 second'
+    INSERT INTO claims (message_id, channel, number, provider, supervisor, started_at, reclaim_at)
+    SELECT id, channel, attempts + 1, provider, %s, now(), now() + hold_s * interval '1 second'
     FROM held
     ON CONFLICT (message_id) DO NOTHING
-    RETURNING message_id, number, started_at
+    RETURNING message_id, channel, number, started_at
 ), woken AS (
     UPDATE messages AS m
     SET state = 'queued', waiting_for = NULL, waiting_provider = NULL, updated_at = now()
@@ -59,7 +65,7 @@ WITH wanted AS (
 ), counted AS (
     INSERT INTO tallies AS t (writer, channel, counted, present, entered)
     SELECT %s, channel, counted, sum(present), sum(entered) FROM (
-        SELECT channel, 'sending' AS counted, 0 AS present, 1 AS entered FROM won JOIN held ON id = message_id
+        SELECT channel, 'sending' AS counted, 0 AS present, 1 AS entered FROM won
         UNION ALL SELECT channel, 'scheduled', -1, 0 FROM woken
         UNION ALL SELECT channel, 'queued', 1, 1 FROM woken
     ) AS changes
@@ -87,8 +93,8 @@ WITH ended AS (
         reason = NULL, waiting_for = NULL, waiting_provider = NULL, unsettled = NULL, unsettled_provider = NULL,
         landed = NULL, touched_by = k.supervisor
     FROM ended AS e JOIN claims AS k ON k.message_id = e.id AND k.number = e.number AND k.supervisor = %s
-    WHERE m.id = e.id AND m.state = 'queued' AND m.attempts = e.number - 1
-    RETURNING m.id, m.channel
+    WHERE m.id = e.id AND m.id = ANY(%s) AND m.state || '' = 'queued' AND m.attempts = e.number - 1
+    RETURNING m.channel, e.*
 ), closed AS (
     DELETE FROM claims AS k USING moved WHERE k.message_id = moved.id
 ), logged AS (
@@ -96,13 +102,13 @@ WITH ended AS (
         message_id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
     )
     SELECT id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
-    FROM ended JOIN moved USING (id)
+    FROM moved
 ), counted AS (
     INSERT INTO tallies AS t (writer, channel, counted, present, entered)
-    SELECT %s, channel, counted, sum(present), sum(entered)
+    SELECT %s, channel, v.counted, sum(present), sum(entered)
     FROM moved CROSS JOIN (VALUES ('queued', -1, 0), ('sent', 1, 1)) AS v (counted, present, entered)
-    GROUP BY channel, counted
-    ORDER BY channel, counted
+    GROUP BY channel, v.counted
+    ORDER BY channel, v.counted
     ON CONFLICT (writer, channel, counted) DO UPDATE
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
@@ -212,8 +218,8 @@ class PostgresDelivery:
         sent = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
 
         async def send(connection: Connection) -> set[str]:
-            rows = await connection.rows(SENT, (json_of(map(_ended, sent)), supervisor, connection.writer))
-            return {row[0] for row in rows}
+            params = (json_of(map(_ended, sent)), supervisor, [f.message_id for f in sent], connection.writer)
+            return {row[0] for row in await connection.rows(SENT, params)}
 
         async def both(connection: Connection) -> list[Finished]:
             done = await send(connection) if sent else set()

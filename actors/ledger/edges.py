@@ -41,7 +41,7 @@ UNSETTLED: Final = """
 SELECT message_id, number, provider FROM attempts
 WHERE message_id = ANY(%s) AND outcome = 'unknown' AND settled IS NULL"""
 
-# By the primary key. A standing is named as its columns are.
+# By the primary key. A standing's fields are named as its columns are.
 SAVE: Final = """
 UPDATE messages AS m SET
     state = s.state, due_at = s.due_at, expires_at = s.expires_at, updated_at = now(), attempts = s.attempts,
@@ -51,7 +51,7 @@ UPDATE messages AS m SET
     unsettled_provider = s.unsettled_provider, landed = f.landed, touched_by = f.touched_by
 FROM json_to_recordset(%s::json) AS f (id text, landed text, touched_by text, standing json)
 CROSS JOIN LATERAL json_populate_record(NULL::messages, f.standing) AS s
-WHERE m.id = f.id"""
+WHERE m.id = f.id AND m.id = ANY(%s)"""
 
 # By the primary key.
 UNCLAIM: Final = "DELETE FROM claims WHERE message_id = ANY(%s)"
@@ -69,7 +69,7 @@ SELECT * FROM json_to_recordset(%s::json) AS a (
 SETTLE: Final = """
 UPDATE attempts AS a SET settled = s.settled, settled_at = now()
 FROM unnest(%s::text[], %s::integer[], %s::text[]) AS s (message_id, number, settled)
-WHERE a.message_id = s.message_id AND a.number = s.number"""
+WHERE a.message_id = s.message_id AND a.number = s.number AND a.message_id = ANY(%s)"""
 
 # By the primary keys. One that was redriven before is opened anew.
 FILE: Final = """
@@ -84,6 +84,7 @@ FROM json_to_recordset(%s::json) AS f (
 )
 JOIN messages AS m USING (id)
 JOIN contents AS c USING (id)
+WHERE m.id = ANY(%s)
 ON CONFLICT (id) DO UPDATE SET
     state = excluded.state, reason = excluded.reason, code = excluded.code, provider = excluded.provider,
     cause = excluded.cause, detail = excluded.detail, attempts = excluded.attempts, redrives = excluded.redrives,
@@ -288,15 +289,16 @@ class Edges:
         if self._logged:
             await connection.rows(LOG, (json_of(self._logged),))
         if self._settled:
-            await connection.rows(SETTLE, [list(column) for column in zip(*self._settled, strict=True)])
+            ids, numbers, learnt = (list(column) for column in zip(*self._settled, strict=True))
+            await connection.rows(SETTLE, (ids, numbers, learnt, ids))
         if self._changed:
             documents = (
                 {"id": h.id, "landed": h.landed, "touched_by": h.touched_by, "standing": h.standing}
                 for h in self._changed.values()
             )
-            await connection.rows(SAVE, (json_of(documents),))
+            await connection.rows(SAVE, (json_of(documents), list(self._changed)))
         if self._filed:
-            await connection.rows(FILE, (json_of(self._filed.values()),))
+            await connection.rows(FILE, (json_of(self._filed.values()), list(self._filed)))
         for state, ids in self._closed.items():
             await self._close(connection, state, ids)
         await self.tally.write(connection)

@@ -83,7 +83,7 @@ class PostgresMessages:
     ) -> list[MessageView]:
         where, params = _conditions(wanted, tenant, before)
         rows = await self._pool.rows(f"{LIST}{where} ORDER BY c.id DESC LIMIT %s", (*params, limit), prepare=False)
-        return [_view(row, ()) for row in rows]
+        return [replace(_view(row, ()), attempts=()) for row in rows]
 
 
 async def _find(connection: Connection, message_id: str, tenant: str | None) -> MessageView:

@@ -41,8 +41,8 @@ _SESSION: Final = {
     "statement_timeout": f"{STATEMENT_LIMIT_S:g}s",
     "lock_timeout": "3s",
     "idle_in_transaction_session_timeout": "10s",  # a stopped process of ours must not hold its locks for ever
-    # Each statement has its index. A plan made while the tables were empty would read them whole, and a prepared
-    # statement keeps its plan.
+    # Each statement has its index. A plan made while the tables were empty would rather read them whole, and a
+    # prepared statement keeps its plan until the next ANALYZE.
     "enable_seqscan": "off",
     "jit": "off",
 }

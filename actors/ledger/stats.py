@@ -15,8 +15,7 @@ CENSUS: Final = """
 SELECT 'tally', channel, counted, sum(present)::bigint, sum(entered)::bigint, NULL::double precision
 FROM tallies GROUP BY channel, counted
 UNION ALL
-SELECT 'claim', m.channel, 'sending', count(*), 0, NULL
-FROM claims AS k JOIN messages AS m ON m.id = k.message_id GROUP BY m.channel
+SELECT 'claim', channel, 'sending', count(*), 0, NULL FROM claims GROUP BY channel
 UNION ALL
 SELECT 'due', l.channel, l.priority, count(d.due_at), 0, date_part('epoch', now() - min(d.due_at))
 FROM unnest(%s::text[], %s::text[]) AS l (channel, priority)

@@ -69,6 +69,7 @@ CREATE TABLE claims (
     reclaim_at timestamptz NOT NULL,
     number integer NOT NULL,
     message_id text COLLATE "C" PRIMARY KEY,
+    channel text COLLATE "C" NOT NULL,
     provider text COLLATE "C" NOT NULL,
     supervisor text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
