@@ -1,7 +1,8 @@
 """The census: counts for the metrics, the stats and their stream, read from the ledger at most once a second.
 
 It reads on demand, so that nobody's looking costs nothing, but for a sample of the ledger's running counters each
-SAMPLE_S, of which the rates over the last minute are made. The drift reads the rows themselves: once a minute.
+SAMPLE_S, of which the rates over the last minute are made. The drift reads the rows themselves: once a minute, beside
+all else, so that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+import trio
 
 from heliograph.actors.kernel.actor import Inbox, Reply
 from heliograph.actors.kernel.clock import Clock
@@ -66,9 +68,22 @@ class Census:
         self._samples: deque[_Sample] = deque()
         self._stats: Stats | None = None
         self._read_s = float("-inf")
-        self._drift_s = float("-inf")
 
     async def run(self, inbox: Inbox[Ask]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_drift)
+            await self._answer(inbox)
+            nursery.cancel_scope.cancel()
+
+    async def _watch_drift(self) -> None:
+        while True:
+            try:
+                self._drift.set(await self._ledger.drift())
+            except LedgerDown as error:
+                log.info("census.drift_unknown", error=str(error))
+            await trio.sleep(DRIFT_S)
+
+    async def _answer(self, inbox: Inbox[Ask]) -> None:
         while True:
             ask = await inbox.receive(SAMPLE_S)
             if ask is None and inbox.closed:
@@ -101,9 +116,6 @@ class Census:
         )
         self._read_s = now_s
         self._show(self._stats)
-        if now_s - self._drift_s >= DRIFT_S:
-            self._drift.set(await self._ledger.drift())
-            self._drift_s = now_s
         return self._stats
 
     async def _due(self, counts: Counts) -> Mapping[Lane, int]:

@@ -23,7 +23,7 @@ async def play_on_postgres(url: str, script: list[Step]) -> list[object]:
 
 @given(script=scripts)
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a script takes minutes: it is short enough
