@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from heliograph.actors.ledger.migrate import migrate
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer, empty
 
 TEMPLATE = "migrated"
 
@@ -29,16 +29,24 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: PostgresServer) -> str:
+    """The name of a migrated database to make others from; nobody connects to it."""
     postgres.administer(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(TEMPLATE)))
     migrate(postgres.address(TEMPLATE))
     return TEMPLATE
 
 
-@pytest.fixture
-def postgres_url(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
-    """A database of the test's own, migrated and empty."""
+@pytest.fixture(scope="session")
+def migrated_postgres_url(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """The database that `postgres_url` empties for each test."""
     with postgres.fresh(migrated_template) as url:
         yield url
+
+
+@pytest.fixture
+def postgres_url(migrated_postgres_url: str) -> str:
+    """A database that is migrated and empty."""
+    empty(migrated_postgres_url)
+    return migrated_postgres_url
 
 
 @pytest.fixture

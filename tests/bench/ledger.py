@@ -112,7 +112,7 @@ async def run(url: str, n: int, postmaster: int) -> None:
                 await work
                 after = time.perf_counter(), time.process_time(), cpu_of_children_s(postmaster)
                 took_s, client_s, server_s = (b - a for a, b in zip(before, after, strict=True))
-                print(  # noqa: T201
+                print(
                     f"{round_}  {name}: {n / took_s:,.0f} messages/s; CPU us a message: "
                     f"client {1e6 * client_s / n:.0f}, server {1e6 * server_s / n:.0f}"
                 )
@@ -135,7 +135,7 @@ def main() -> None:
                     "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
                     "ORDER BY pg_total_relation_size(oid) DESC LIMIT 5"
                 ).fetchall()
-                print(os.cpu_count(), "cores;", sizes)  # noqa: T201
+                print(os.cpu_count(), "cores;", sizes)
     finally:
         server.remove()
 

@@ -125,6 +125,22 @@ class PostgresServer(Server):
             self.administer(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def empty(url: str) -> None:
+    """Make a migrated database as good as new: a fiftieth of the price of another one."""
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        tables = connection.execute(
+            "SELECT relname, relispartition FROM pg_class "
+            "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'migrations'"
+        ).fetchall()
+        for name, partition in tables:
+            verb = "DROP TABLE {}" if partition else "DELETE FROM {}"
+            connection.execute(sql.SQL(verb).format(sql.Identifier(name)))
+
+
 class RedisServer(Server):
     def __init__(self, *, durable: bool = False) -> None:
         folder = _folder()
