@@ -98,7 +98,7 @@ async def _page(visit: Visit, *, revealed: bool) -> Page:
         "view": view,
         "letter": letter,
         "waiting": waiting,
-        "story": sorted(story(view, letter), key=lambda m: m.at, reverse=True),
+        "story": sorted(story(view, letter), key=lambda m: m.at)[::-1],
         "revealed": revealed,
         "may_write": visit.may(ScopeName.DEAD_LETTERS_WRITE),
         "redrivable": state in (DeadLetterState.OPEN, DeadLetterState.ARCHIVED),
@@ -126,7 +126,7 @@ def _equivalents(visit: Visit, letter: DeadLetter | None) -> Iterator[Equivalent
 
 
 def story(view: MessageView, letter: DeadLetter | None) -> Iterator[Moment]:
-    """What happened, in no order."""
+    """What happened; of what happened at the same time, the first comes first."""
     message, standing = view.message, view.standing
     yield Moment(at=message.created_at, kind="accepted", title="Accepted", facts=(("key", message.key_id),))
     for attempt in view.attempts:

@@ -69,6 +69,8 @@ def moment(at: datetime) -> str:
 
 def ago(at: datetime, now: datetime) -> str:
     seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "just now"
     return f"in {length_of_time(-seconds)}" if seconds < 0 else f"{length_of_time(seconds)} ago"
 
 

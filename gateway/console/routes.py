@@ -160,6 +160,7 @@ class _Console:
             id=path_id,
             query=first_of_each(_pairs(request.query_string)),
             form=MultiDict(_pairs(await _body().whole()) if request.method == "POST" else ()),
+            path=request.path,
             origin=request.host_url.rstrip("/"),
             headers=request.headers,
             request_id=g.request_id,
@@ -171,7 +172,7 @@ class _Console:
         return {
             "now": visit.now,
             "key": key,
-            "menu": [(name, path, _is_at(path)) for name, path, scopes in MENU if not scopes or visit.may(*scopes)],
+            "menu": [(name, path, _is_at(path, visit.path)) for name, path, scopes in MENU if not scopes or visit.may(*scopes)],
             "may_letters": visit.may(ScopeName.DEAD_LETTERS_READ),
             "may_operate": visit.may(ScopeName.DEAD_LETTERS_WRITE),
         }
@@ -282,8 +283,7 @@ def _login_for(goal: str) -> str:
     return LOGIN if goal == HOME else f"{LOGIN}?{urlencode({'next': goal})}"
 
 
-def _is_at(path: str) -> bool:
-    here = request.path
+def _is_at(path: str, here: str) -> bool:
     return here == path or (path != HOME and here.startswith(f"{path}/"))
 
 

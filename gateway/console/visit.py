@@ -28,6 +28,7 @@ class Visit:
     shared: Shared
     key: ApiKey
     id: str
+    path: str
     query: Mapping[str, str]
     form: MultiDict[str, str]
     origin: str

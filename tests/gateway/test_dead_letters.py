@@ -15,8 +15,9 @@ from tests.support.gateway_world import SMS, Gateway, a_gateway
 LETTERS = "/v1/dead-letters"
 
 
-async def failed(gateway: Gateway, cause: str = "no such number", **fields: Any) -> str:
+async def failed(gateway: Gateway, cause: str = "no such number", detail: str | None = None, **fields: Any) -> str:
     """The id of a message that a provider refused for good."""
+    detail = detail or f"{cause}: 9876"
     world = gateway.world
     message_id = await gateway.accepted(**fields)
     [claimed] = await world.ledger.delivery.claim([ClaimRequest(message_id, "text", 13.0)], supervisor="s1")
@@ -26,8 +27,8 @@ async def failed(gateway: Gateway, cause: str = "no such number", **fields: Any)
         provider="text",
         started_at=claimed.started_at,
         finished_at=world.clock.now(),
-        answer=ProviderAnswer(outcome=Outcome.REJECTED, code="411", detail=f"{cause}: 9876"),
-        move=Move(state=State.FAILED, reason=Reason.REJECTED, cause=cause, code="411", detail=f"{cause}: 9876"),
+        answer=ProviderAnswer(outcome=Outcome.REJECTED, code="411", detail=detail),
+        move=Move(state=State.FAILED, reason=Reason.REJECTED, cause=cause, code="411", detail=detail),
     )
     await world.ledger.delivery.finish([finish], supervisor="s1")
     world.clock.move(1)
