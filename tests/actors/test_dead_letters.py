@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import trio
@@ -47,7 +48,7 @@ class Office:
     async def start(self) -> None:
         await self.stage.start("dead_letters", self.actor)
 
-    async def failed(self, count: int = 1, *, retry_in_s: float | None = None, **fields: object) -> list[Hint]:
+    async def failed(self, count: int = 1, *, retry_in_s: float | None = None, **fields: Any) -> list[Hint]:
         hints = await self.stage.accept(count, **fields)
         await self.give_up(hints, retry_in_s)
         return hints
