@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import structlog
@@ -22,7 +22,7 @@ from heliograph.actors.kernel.actor import ActorStopped, Inbox, Ref
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
-from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
+from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
 from heliograph.actors.policy.causes import cause_of
@@ -70,6 +70,15 @@ class Hopeless:
 
 
 Choice = Take | NoRoom | Blocked | Hopeless
+
+
+@dataclass(slots=True)
+class _Plan:
+    gone: set[str]
+    takes: dict[str, tuple[Loaded, str]] = field(default_factory=dict)
+    later: list[Later] = field(default_factory=list)
+    parks: list[Park] = field(default_factory=list)
+    hopeless: list[tuple[str, Hopeless, int]] = field(default_factory=list)
 
 
 class Dispatcher:
@@ -154,50 +163,56 @@ class Dispatcher:
             await trio.sleep(OUTAGE_S * (1 + self._clock.random.random()))
             await self._give_back(hints)
         finally:
-            for hint in hints:
-                self._unplaced[hint.lane.priority] -= 1
             slots.release()
 
     async def _load_and_claim(self, hints: Sequence[Hint]) -> None:
         lanes = {hint.message_id: hint.lane for hint in hints}
-        loaded = await self._ledger.load(list(lanes))
-        gone = set(lanes) - {each.tracked.message.id for each in loaded}
-        takes: dict[str, tuple[Loaded, str]] = {}
-        later: list[Later] = []
-        parks: list[Park] = []
-        hopeless: list[tuple[str, Hopeless, int]] = []
+        try:
+            loaded = await self._ledger.load(list(lanes))
+            plan = self._plan(loaded, lanes)
+        finally:
+            # From here on the desks know what was taken; what was not has left room for others.
+            for hint in hints:
+                self._unplaced[hint.lane.priority] -= 1
+            self._board.ring()
+        gone = plan.gone
+        if plan.takes:
+            gone |= await self._claim(plan.takes)
+        if plan.parks:
+            await self._ledger.park(plan.parks)
+        for message_id, end, redrives in plan.hopeless:
+            await self._give_up(message_id, end, redrives)
+        if gone or plan.later:
+            await self._settle([*gone, *(each.hint.message_id for each in plan.later)], plan.later)
+
+    def _plan(self, loaded: Sequence[Loaded], lanes: Mapping[str, Lane]) -> _Plan:
+        """What is to become of each; the desks' room is taken at once."""
+        plan = _Plan(gone=set(lanes) - {each.tracked.message.id for each in loaded})
         for each in loaded:
             message_id = each.tracked.message.id
             hint = Hint(message_id, lanes[message_id])
             if each.expires_in_s <= 0:
-                gone.add(message_id)  # the scheduler ends it
+                plan.gone.add(message_id)  # the scheduler ends it
                 continue
             if each.due_in_s > 0:
-                later.append(Later(hint, each.due_in_s))
+                plan.later.append(Later(hint, each.due_in_s))
                 continue
             match self._choose(each):
                 case Take(provider):
                     self._board.desk(provider).enter(each.tracked.message.priority)
-                    takes[message_id] = (each, provider)
+                    plan.takes[message_id] = (each, provider)
                 case NoRoom():
-                    later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
+                    plan.later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
                 case Blocked(for_s, why, provider):
                     wait_s = min(for_s, each.expires_in_s)
-                    parks.append(Park(message_id, wait_s, why, provider))
-                    later.append(Later(hint, wait_s))
+                    plan.parks.append(Park(message_id, wait_s, why, provider))
+                    plan.later.append(Later(hint, wait_s))
                 case Hopeless() as end:
-                    hopeless.append((message_id, end, each.tracked.standing.redrives))
-                    gone.add(message_id)
+                    plan.hopeless.append((message_id, end, each.tracked.standing.redrives))
+                    plan.gone.add(message_id)
                 case _ as never:
                     assert_never(never)
-        if takes:
-            gone |= await self._claim(takes)
-        if parks:
-            await self._ledger.park(parks)
-        for message_id, end, redrives in hopeless:
-            await self._give_up(message_id, end, redrives)
-        if gone or later:
-            await self._settle([*gone, *(each.hint.message_id for each in later)], later)
+        return plan
 
     async def _claim(self, takes: Mapping[str, tuple[Loaded, str]]) -> set[str]:
         """Claim and hand over; answers those that were not won. The boot clock is read before the statement is sent:

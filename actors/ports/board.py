@@ -124,6 +124,10 @@ class Board:
     def __iter__(self) -> Iterator[Desk]:
         return iter(self._desks.values())
 
+    def ring(self) -> None:
+        """Have the dispatchers look again: one of them has given up room that it had reckoned with."""
+        self._waiting.unpark_all()
+
     async def changed(self) -> None:
         """Wait until some desk has room it had not, or can be asked again. What is looked at before this is awaited,
         in the same synchronous stretch, is not missed."""
