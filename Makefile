@@ -97,8 +97,9 @@ endef
 $(STAMP_RUN): uv.lock pyproject.toml | .cache/uv/bin/uv
 	$(call sync,$(if $(wildcard $(STAMP_DEV)),,--no-dev))
 
+# Compiled at once: tests start hundreds of processes, and where nobody may write bytecode each would compile anew.
 $(STAMP_DEV): uv.lock pyproject.toml | .cache/uv/bin/uv
-	$(call sync,)
+	$(call sync,--compile-bytecode)
 	@cp $(STAMP_RUN) $(STAMP_DEV)
 
 ifneq ($(shell .cache/uv/bin/python -c 'print("yes")' 2>/dev/null),yes)

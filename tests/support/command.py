@@ -23,8 +23,10 @@ PATIENCE_S = 60.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, without any configuration that happens to lie in it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")} | more
+    """Ours, without any configuration that happens to lie in it. Bytecode is kept: a test starts many processes."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")}
+    ours.pop("PYTHONDONTWRITEBYTECODE", None)
+    return ours | more
 
 
 def heliograph(*arguments: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
