@@ -284,6 +284,16 @@ async def test_a_slow_connection_costs_the_slot_and_never_the_rate(autojump_cloc
         assert worst_excess(world.handed, 100.0) <= 20 + 1e-6
 
 
+async def test_connections_of_uneven_speed_do_not_bunch_calls_up(autojump_clock: object) -> None:
+    chance = random.Random(1)
+    async with a_world(rate=20.0, burst=1.0) as world:
+        world.add(claim_s=0.01, connect_s=lambda _: chance.choice([0.0, 0.0, 0.045]))
+        world.wait_to_be_sent(100)
+        await trio.sleep(60)
+        assert len(world.finished) == 100
+        assert worst_excess(world.handed, 20.0) <= 1 + 1e-6
+
+
 # ------------------------------------------------------------------------------------------------ deadlines
 
 
@@ -416,6 +426,21 @@ async def test_a_probe_that_is_slow_to_begin_needs_its_permit_still(autojump_clo
         await trio.sleep(5)
         assert len(world.handed) == made
         no_call_twice(world)
+
+
+async def test_a_permit_whose_call_was_not_made_is_free_again_at_once(autojump_clock: object) -> None:
+    async with a_world(rate=1000.0, burst=100.0) as world:
+        node = world.add(down_until(1.0), claim_s=0.01)
+        world.wait_to_be_sent(200)
+        await until(lambda: node.actor.report().breaker is BreakerState.OPEN)
+        node.courier.connect_s = 0.3  # each slot passes meanwhile
+        made = len(world.handed)
+        await until(lambda: node.actor.report().breaker is BreakerState.HALF_OPEN)
+        await trio.sleep(1)
+        assert len(world.handed) == made
+        node.courier.connect_s = 0.0
+        await trio.sleep(2)
+        assert node.actor.report().breaker is BreakerState.CLOSED
 
 
 async def test_slow_answers_open_it(autojump_clock: object) -> None:
@@ -695,6 +720,34 @@ async def test_draining_gives_unsent_claims_back_and_lets_calls_end(autojump_clo
         assert trio.current_time() < 4
         assert world.outcomes() == [Outcome.ACCEPTED] * in_air
         assert node.courier.closed == 1
+
+
+async def test_a_call_that_has_not_begun_when_draining_begins_is_not_made(autojump_clock: object) -> None:
+    async with a_world() as world:
+        node = world.add(connect_s=0.2)
+        await node.deliver(tracked())
+        await trio.sleep(0.1)
+        node.actor._hand.grant([Slot(0.0, 1e6)], 1)  # only the drain can refuse
+        node.mailbox.close()
+        await node.ended.wait()
+        assert node.courier.handed == []
+        assert len(node.of(AttemptReleased)) == 1
+
+
+async def test_a_question_in_the_air_when_draining_begins_gives_its_claim_back(autojump_clock: object) -> None:
+    async with a_world() as world:
+
+        async def ask(_: ProviderCall) -> Settled | None:
+            await trio.sleep(1)
+            return Settled.NOT_SENT
+
+        node = world.add(ask=ask)
+        await node.deliver(unsettled(node))  # type: ignore[arg-type]
+        await trio.sleep(0.5)
+        node.mailbox.close()
+        await node.ended.wait()
+        assert len(node.of(AttemptReleased)) == 1
+        assert node.desk.held == 0
 
 
 async def test_an_idle_actor_drains_at_once(autojump_clock: object) -> None:

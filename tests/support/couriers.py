@@ -37,8 +37,8 @@ class Handed:
 
 
 class ScriptedCourier:
-    """`answer` judges each message when its call ends; `latency_s` may be a function of the time; `connect_s` passes
-    before the first byte. Whatever `answer` raises comes out of `send`."""
+    """`answer` judges each message when its call ends; `connect_s` passes before the first byte, `latency_s` after it;
+    both may be functions of the time. Whatever `answer` raises comes out of `send`."""
 
     longest_call_s = 10.0
 
@@ -48,7 +48,7 @@ class ScriptedCourier:
         answer: Callable[[ProviderCall], Answer] = lambda _: ACCEPTED,
         *,
         latency_s: float | Callable[[float], float] = 0.05,
-        connect_s: float = 0.0,
+        connect_s: float | Callable[[float], float] = 0.0,
         can_ask: bool = True,
         ask: Callable[[ProviderCall], Awaitable[Settled | None]] | None = None,
         batch_key: Callable[[Message], Hashable | None] = lambda message: message.channel,
@@ -78,14 +78,14 @@ class ScriptedCourier:
 
     async def send(self, calls: Sequence[ProviderCall], begin: Begin) -> Sequence[Answer]:
         if self.connect_s:
-            await trio.sleep(self.connect_s)
+            await trio.sleep(_at(self.connect_s, self.clock.boot_s()))
         begin()
         now_s = self.clock.boot_s()
         self.handed.append(Handed(now_s, tuple(calls)))
         self.in_air += 1
         self.most_in_air = max(self.most_in_air, self.in_air)
         try:
-            await trio.sleep(self.latency_s(now_s) if callable(self.latency_s) else self.latency_s)
+            await trio.sleep(_at(self.latency_s, now_s))
         finally:
             self.in_air -= 1
         return [self.answer(call) for call in calls]
@@ -100,3 +100,7 @@ class ScriptedCourier:
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
         self.closed += 1
+
+
+def _at(duration_s: float | Callable[[float], float], now_s: float) -> float:
+    return duration_s(now_s) if callable(duration_s) else duration_s
