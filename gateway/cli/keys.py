@@ -9,6 +9,7 @@ import trio
 import typer
 
 from heliograph.actors.model.access import DEFAULT_TENANT, ScopeName
+from heliograph.actors.model.errors import NotAvailableYet
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import CommandMisused, JsonFlag
 from heliograph.gateway.cli.system import ConfigFile
@@ -36,15 +37,14 @@ def create(
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Make a key. Its secret is shown now and never again."""
-    from dataclasses import replace
-
     from heliograph.gateway.auth import make_key
     from heliograph.gateway.cli import database
 
+    if rate is not None or daily is not None:
+        raise NotAvailableYet("--rate and --daily are not available yet")
     if not name.strip() or len(name) > 200:
         raise CommandMisused("--name should be 1 to 200 characters")
     key, secret = make_key(name, now=datetime.now(UTC), scopes=_scopes(scope), tenant=tenant, live=not test)
-    key = replace(key, rate=rate, daily=daily)
 
     async def store(url: str) -> None:
         async with database.ledger_at(url) as ledger:

@@ -159,6 +159,9 @@ def test_a_key_is_made_used_listed_and_revoked(system: System) -> None:
     wait_until(lambda: status() == 401, "the revoked key is refused")
     assert system.command("keys", "revoke", "key_none").returncode == 1
     assert system.command("keys", "create", "--name", "x", "--scope", "everything").returncode == 2
+    later = system.command("keys", "create", "--name", "x", "--rate", "5")
+    assert later.returncode == 2
+    assert "not available yet" in later.stderr
 
 
 def test_check_finds_nothing_wrong(system: System) -> None:

@@ -72,6 +72,17 @@ def test_up_says_where_it_is_and_its_curl_line_posts_a_message(system: System, u
     ends_cleanly(system, up, signal.SIGTERM)
 
 
+def test_the_consoles_url_logs_in_once(system: System, up: Process) -> None:
+    url, _, console, _ = lines_of_up(up)
+    with httpx.Client(follow_redirects=True) as browser:
+        page = browser.get(console)
+        assert (page.status_code, page.url.path) == (200, "/console")
+        assert browser.cookies
+    with httpx.Client(follow_redirects=True) as another:
+        assert another.get(console).url.path == "/console/login"
+        assert another.get(f"{url}/console").url.path == "/console/login"
+
+
 def test_a_second_up_finds_its_data_and_its_key_again(system: System, up: Process) -> None:
     url, key, _, _ = lines_of_up(up)
     message = post(url, key)
