@@ -56,7 +56,8 @@ SUPERVISORS = ("a", "b")
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Two supervisors against a model of plain lists. Ids are unique to their lane, as messages are."""
+    """Two supervisors against a model of plain lists. Ids are unique to their lane, as messages are. Less time passes in
+    all than a hint may be in hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
         if hint not in self.known[who]:
             return
         again = [hint] if what == "a" else []
-        later = [Later(hint, 10.0)] if what == "l" else []
+        later = [Later(hint, 3.0)] if what == "l" else []
         self.call(self.queues[who].settle, [hint.message_id], again=again, later=later)
         self.listed[who].discard(hint)
         self.known[who].discard(hint)
@@ -127,7 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
         if what == "d":
             self.done.add(hint)
 
-    @rule(passed_s=st.floats(0, 12))
+    @rule(passed_s=st.floats(0, 4))
     def wake(self, passed_s: float) -> None:
         self.now_s += passed_s
         due = {hint for hint, at_s in self.later.items() if at_s <= self.now_s - 1e-5}
