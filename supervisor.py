@@ -150,8 +150,18 @@ async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock
                 await _leave(adapters, supervisor)
             return code
     except HeliographError as error:
-        print(f"heliograph: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _failed(error)
+    except ExceptionGroup as group:
+        # What no restart mends, and what was restarted too often. Anything else is a bug, and goes on up.
+        ours, others = group.split(HeliographError)
+        if ours is None or others is not None:
+            raise
+        return _failed(_first(ours))
+
+
+def _failed(error: BaseException) -> int:
+    print(f"heliograph: {error}", file=sys.stderr)  # noqa: T201
+    return 1
 
 
 async def _open(config: Config, stack: AsyncExitStack, supervisor: str, clock: Clock) -> Adapters:
@@ -176,18 +186,11 @@ async def _leave(adapters: Adapters, supervisor: str) -> None:
 async def _run(process: Process) -> int:
     supervisor = Supervisor(process.group, process.node.clock)
     log.info("supervisor.starting", roles=sorted(process.node.roles), version=version("heliograph"))
-    try:
-        async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                nursery.start_soon(_watch, signals, process, supervisor, nursery.cancel_scope)
-                await supervisor.run()
-                nursery.cancel_scope.cancel()
-    except ExceptionGroup as group:
-        # What no restart mends, and what was restarted too often. Anything else is a bug, and goes on up.
-        ours, others = group.split(HeliographError)
-        if ours is None or others is not None:
-            raise
-        raise _first(ours) from None
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            nursery.start_soon(_watch, signals, process, supervisor, nursery.cancel_scope)
+            await supervisor.run()
+            nursery.cancel_scope.cancel()
     log.info("supervisor.stopped")
     return 0
 
