@@ -76,9 +76,10 @@ class _App(QuartTrio):
     asgi_http_class = FinishingConnection
     asgi_websocket_class = NoWebsocket
 
-    def log_exception(self, exception_info: Any) -> None:
-        """What fails after an answer was made. The traceback would show what was asked."""
-        log.error("http.failed", error=type(exception_info[1]).__name__, at=_origin(exception_info[1]))
+    def log_exception(self, *known: Any) -> None:
+        """What fails after an answer was made, last among the arguments. A traceback would show what was asked."""
+        _, error, _ = known[-1]
+        log.error("http.failed", error=type(error).__name__, at=_origin(error))
 
 
 def _mount_console(app: QuartTrio, services: Services) -> None:

@@ -7,12 +7,11 @@ its answer: the rest is thrown away, up to DRAIN_BYTES or DRAIN_S.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Generator
+from typing import Any, Final
 
 import trio
 from quart_trio.wrappers import TrioRequest
-from quart_trio.wrappers.request import TrioBody
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from heliograph.gateway.problems import Code, Refused
 
@@ -33,69 +32,88 @@ MOST_KEY_CHARACTERS: Final = 255
 MOST_STREAMS: Final = 100
 
 
-class BoundedBody(TrioBody):
-    """Until a route says otherwise, the largest body of all is allowed: chunks may arrive before it is known. `arrived`
-    once all of it did, kept or not."""
+class BoundedBody:
+    """What a request's `body` is here: the framework puts chunks in, one of ours takes the whole out.
+
+    Until a route says otherwise, the largest body of all is allowed: chunks may arrive before it is known. It has
+    `arrived` once all of it did, kept or not.
+    """
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:  # noqa: ARG002
-        super().__init__(expected_content_length, None)
-        self._expected = expected_content_length or 0
-        self._allowed = BATCH_BYTES
-        self._received = 0
-        self._ended = trio.Event()
         self.arrived = False
+        self._expected = expected_content_length or 0
+        self._received = 0
+        self._data = bytearray()
+        self._kept = True
+        self._moved = trio.Event()
+        self._ended = trio.Event()
         self.allow(BATCH_BYTES)
 
-    @property
-    def too_large(self) -> bool:
-        return self._must_raise is not None
+    # ---------------------------------------------------------------------------- for the framework
 
-    def allow(self, most: int) -> None:
-        self._allowed = most
-        if max(self._expected, self._received) > most:
-            self._overflow()
+    async def put(self, data: bytes) -> None:
+        self.append(data)
 
     def append(self, data: bytes) -> None:
         self._received += len(data)
+        if self._kept:
+            self._data.extend(data)
+        if self._received > self._allowed:
+            self._drop()
         if self._received > DRAIN_BYTES:
             self._ended.set()
-        if data and not self.too_large:
-            self._data.extend(data)
-            self._has_data.set()
-            if self._received > self._allowed:
-                self._overflow()
+        self._move()
 
     def set_complete(self) -> None:
         self.arrived = True
         self._ended.set()
-        super().set_complete()
+        self._move()
 
-    def _overflow(self) -> None:
+    def disconnect(self) -> None:
+        """The request's task is about to be cancelled."""
+
+    def clear(self) -> None:
         self._data.clear()
-        self._must_raise = RequestEntityTooLarge()
-        super().set_complete()  # wakes whoever reads, and lets it raise
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self.whole().__await__()
+
+    # --------------------------------------------------------------------------------------- for us
+
+    def allow(self, most: int) -> None:
+        self._allowed = most
+        if max(self._expected, self._received) > most:
+            self._drop()
 
     async def whole(self) -> bytes:
         """All of it. Refused with 413 or 408."""
         started_s = trio.current_time()
-        while not self._complete.is_set():
-            self._has_data.clear()
+        while self._kept and not self.arrived:
             with trio.move_on_at(started_s + PATIENCE_S + self._received / SLOWEST_BYTES_PER_S) as limit:
-                await self._has_data.wait()
+                await self._moved.wait()
             if limit.cancelled_caught:
                 raise Refused(Code.REQUEST_TIMEOUT, f"the body did not come in time; {self._received} bytes arrived")
-        if self.too_large:
+        if not self._kept:
             raise Refused(Code.TOO_LARGE, f"a body here is at most {self._allowed / MB:g} MB")
         return bytes(self._data)
 
     async def drain(self) -> None:
         """Throw away what is still to come, before an answer that does not depend on it."""
-        if not self._ended.is_set():
-            self._overflow()
+        if not self.arrived:
+            self._drop()
             with trio.move_on_after(DRAIN_S):
                 await self._ended.wait()
 
+    def _drop(self) -> None:
+        self._kept = False
+        self._data = bytearray()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
 
 class BoundedRequest(TrioRequest):
-    body_class = BoundedBody
-    body: BoundedBody
+    # The framework names its own class where it only calls these methods (of two versions of it).
+    body_class = BoundedBody  # type: ignore[assignment]
+    body: BoundedBody  # type: ignore[assignment]
