@@ -15,8 +15,8 @@ from heliograph.actors.model.message import Message, State
 from heliograph.actors.policy.lifecycle import BIRTHS
 from heliograph.actors.ports.ledger import Acceptance, Accepted, IdempotencyRecord, Mismatch, Replay
 
-# Into messages (its primary key, and the two indexes of what waits) and contents (its primary key, by tenant, by
-# recipient, by tag). A message that is there already is a commit in doubt, repeated: it is not counted again.
+# Into messages (its primary key, and the two indexes of what waits) and contents (its primary key, by channel, tenant,
+# recipient and tag). A message that is there already is a commit in doubt, repeated: it is not counted again.
 ACCEPT: Final = """
 WITH posted AS (
     SELECT * FROM ROWS FROM (
@@ -47,11 +47,11 @@ WITH posted AS (
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
 INSERT INTO contents (
-    id, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags, metadata,
-    parts, webhook_url, traceparent
+    id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags,
+    metadata, parts, webhook_url, traceparent
 )
-SELECT id, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags,
-       metadata, parts, webhook_url, traceparent
+SELECT id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
+       tags, metadata, parts, webhook_url, traceparent
 FROM posted
 ON CONFLICT (id) DO NOTHING"""
 

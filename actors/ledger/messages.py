@@ -43,7 +43,7 @@ CROSS JOIN LATERAL json_populate_record(NULL::messages, a.message) AS m
 CROSS JOIN LATERAL json_populate_record(NULL::contents, a.content) AS c
 WHERE a.id = %s"""  # noqa: S608
 
-# As the filter has it by the primary key of contents, contents_by_tenant, contents_by_recipient or contents_by_tag; by
+# As the filter has it by the primary key of contents or contents_by_channel, _tenant, _recipient or _tag; by
 # messages_rare or messages_waiting; or from the claims.
 LIST: Final = f"""
 SELECT {TRACKED}, k.number, k.provider, k.started_at
@@ -126,7 +126,7 @@ def _conditions(wanted: MessageFilter, tenant: str | None, before: str | None) -
         if wanted.state in WAITING:
             also("k.message_id IS NULL")
     if wanted.channel is not None:
-        also("m.channel = %s", wanted.channel)
+        also("c.channel = %s", wanted.channel)
     if wanted.to is not None:
         also("c.recipient = %s", wanted.to)
     if wanted.tag is not None:

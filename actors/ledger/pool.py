@@ -116,7 +116,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         """Run one statement; its rows, or [] where it answers none. `prepare` False: its text is seldom the same."""
         cursor = self.cursor(binary=True)
         await cursor.execute(query, params, prepare=prepare)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.fetchall() if cursor.description is not None else []
 
     async def command(self, word: LiteralString) -> None:
         """BEGIN, COMMIT or ROLLBACK: the shortest way to the server."""

@@ -76,12 +76,16 @@ class Server:
 
     def pause(self) -> None:
         """It takes connections, by the kernel, and answers nothing until `resume`."""
-        assert self._child is not None
-        self._child.send_signal(signal.SIGSTOP)
+        for pid in (self.pid, *self._children()):
+            os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        assert self._child is not None
-        self._child.send_signal(signal.SIGCONT)
+        for pid in (self.pid, *self._children()):
+            os.kill(pid, signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        """PostgreSQL has a process for each connection."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def remove(self) -> None:
         atexit.unregister(self.remove)

@@ -9,6 +9,7 @@ CREATE TABLE contents (
     parts smallint,
     live boolean NOT NULL,
     id text COLLATE "C" PRIMARY KEY,
+    channel text COLLATE "C" NOT NULL,
     tenant text COLLATE "C" NOT NULL,
     key_id text COLLATE "C" NOT NULL,
     category text COLLATE "C" NOT NULL,
@@ -20,6 +21,7 @@ CREATE TABLE contents (
     webhook_url text,
     traceparent text
 );
+CREATE INDEX contents_by_channel ON contents (channel, id);
 CREATE INDEX contents_by_tenant ON contents (tenant, id);
 CREATE INDEX contents_by_recipient ON contents (recipient, id);
 CREATE INDEX contents_by_tag ON contents USING gin (tags) WITH (fastupdate = on) WHERE tags <> '{}';
@@ -60,8 +62,8 @@ CREATE INDEX messages_waiting ON messages (channel, priority, due_at, id) WHERE 
 CREATE INDEX messages_expiry ON messages (expires_at) WHERE state IN ('queued', 'scheduled');
 -- For what age does to them. Grows at its right end only, which is cheap.
 CREATE INDEX messages_at_rest ON messages (stripped, updated_at) WHERE state NOT IN ('queued', 'scheduled');
--- For lists by a state that is rare; common ones are found on the way through contents.
-CREATE INDEX messages_rare ON messages (state, id) WHERE state NOT IN ('queued', 'sent', 'delivered');
+-- For lists by a state that may be rare; the common one is found on the way through contents.
+CREATE INDEX messages_rare ON messages (state, id) WHERE state NOT IN ('queued', 'sent');
 
 -- The open right to one call; deleted with its outcome.
 CREATE TABLE claims (
