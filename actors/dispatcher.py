@@ -37,6 +37,7 @@ log = structlog.get_logger()
 MOST: Final = 256
 BATCHES: Final = 3
 WAIT_S: Final = 1.0
+LOOK_S: Final = 0.02
 FULL_S: Final = 0.25
 """How long a hint is put off whose provider has no room just now."""
 OUTAGE_S: Final = 1.0
@@ -134,18 +135,30 @@ class Dispatcher:
     async def _take(self) -> list[Hint]:
         room = self._room()
         if not any(room.values()):
-            with trio.move_on_after(WAIT_S):
-                await self._board.changed()
+            await self._room_or(WAIT_S)
             return []
+        # A wait for the doorbell cannot be cut short. Where a lane has no room just now, it would sleep through the
+        # moment when it has; so it looks, and looks again soon.
+        full = not all(room.values())
         try:
             hints = await self._queue.take(
-                self._channel, room, most=MOST, bulk_share=self._delivery.bulk_share, wait_s=WAIT_S
+                self._channel,
+                room,
+                most=MOST,
+                bulk_share=self._delivery.bulk_share,
+                wait_s=0.0 if full else WAIT_S,
             )
         except (QueueDown, StaleGeneration) as error:
             self._outage("queue", error)
             await trio.sleep(OUTAGE_S * self._clock.random.random())
             return []
+        if full and not hints:
+            await self._room_or(LOOK_S)
         return hints
+
+    async def _room_or(self, limit_s: float) -> None:
+        with trio.move_on_after(limit_s):
+            await self._board.changed()
 
     def _room(self) -> dict[Priority, int]:
         now_s = self._clock.boot_s()
@@ -234,8 +247,10 @@ class Dispatcher:
                     asked_s + self._delivery.send_window_s,
                     asked_s + loaded.expires_in_s,
                 )
+                to = self._providers[provider]
                 try:
-                    await self._providers[provider].tell(deliver)
+                    if not to.offer(deliver):
+                        await to.tell(deliver)
                 except ActorStopped:  # draining: the claim was never used
                     lost.add(claim.message_id)
                     await self._ledger.release([(claim.message_id, claim.number)], supervisor=self._supervisor)

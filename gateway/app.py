@@ -56,6 +56,7 @@ def make_app(services: Services) -> QuartTrio:
     app = _App(__name__, static_folder=None)
     # Bodies bound themselves (limits.py), and no time-out of the framework's may cut a stream.
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, PROPAGATE_EXCEPTIONS=False)
+    app.url_map.merge_slashes = False
     for kind, pattern in KINDS_OF_ID.items():
         app.url_map.converters[kind] = _converter(kind, pattern)
     front = _Front(services, app)

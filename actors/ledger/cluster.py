@@ -123,5 +123,7 @@ def _controls(
     return Controls(
         provider=provider,
         pause=Pause(until=pause_until, reason=pause_reason) if pause_until else None,
-        forced=ForcedBreaker(state=BreakerState(forced_state), until=forced_until) if forced_until else None,
+        forced=ForcedBreaker(state=BreakerState(forced_state), until=forced_until)
+        if forced_until and forced_state
+        else None,
     )

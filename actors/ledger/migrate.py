@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final
 
 import psycopg
 
@@ -104,7 +104,7 @@ def migrate(url: str, migrations: Sequence[Migration] | None = None) -> list[str
         done = []
         for migration in missing(_applied(connection), known() if migrations is None else migrations):
             with connection.transaction():
-                connection.execute(cast(LiteralString, migration.sql))
+                connection.execute(migration.sql)
                 connection.execute(RECORD, (migration.number, migration.name, migration.checksum))
             done.append(migration.name)
         return done

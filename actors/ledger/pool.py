@@ -8,7 +8,7 @@ away. Whoever calls gets rows, `LedgerDown`, or, where our own SQL is wrong, the
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self, TypeVar
@@ -26,6 +26,7 @@ from psycopg.waiting import Ready, Wait
 from heliograph.actors.model.errors import LedgerDown
 
 T = TypeVar("T")
+Params = Sequence[object] | Mapping[str, object]
 
 CONNECT_LIMIT_S: Final = 5.0
 STATEMENT_LIMIT_S: Final = 5.0
@@ -110,9 +111,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             result: RV = stop.value
             return result
 
-    async def rows(
-        self, query: LiteralString, params: Sequence[object] = (), *, prepare: bool | None = None
-    ) -> list[TupleRow]:
+    async def rows(self, query: LiteralString, params: Params = (), *, prepare: bool | None = None) -> list[TupleRow]:
         """Run one statement; its rows, or [] where it answers none. `prepare` False: its text is seldom the same."""
         cursor = self.cursor(binary=True)
         await cursor.execute(query, params, prepare=prepare)
@@ -153,7 +152,7 @@ class Pool:
     async def rows(
         self,
         query: LiteralString,
-        params: Sequence[object] = (),
+        params: Params = (),
         *,
         prepare: bool | None = None,
         limit_s: float = STATEMENT_LIMIT_S + MARGIN_S,
@@ -305,7 +304,7 @@ async def _either(descriptor: int) -> Ready:
     async def one(wait: Callable[[int], Awaitable[None]], then: Ready) -> None:
         nonlocal ready
         await wait(descriptor)
-        ready |= then
+        ready = Ready(ready | then)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:

@@ -56,8 +56,8 @@ SUPERVISORS = ("a", "b")
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Two supervisors against a model of plain lists. Ids are unique to their lane, as messages are. Less time passes in
-    all than a hint may be in hand."""
+    """Two supervisors against a model of plain lists. Ids are unique to their lane, as messages are. Less time passes
+    in all than a hint may be in hand."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -231,6 +231,26 @@ async def test_http_2_without_tls_is_answered_the_same() -> None:
         assert orjson.loads(answer)["state"] == "queued"
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://localhost/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        (b"GET /v1//messages HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /v1/messages/%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /%ff%2e%2e/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000 + b"\r\n\r\n", 431),
+    ],
+    ids=["1.0", "absolute", "two slashes", "null", "not utf-8", "asterisk", "no host", "long head"],
+)
+async def test_odd_requests_are_answered_plainly(head: bytes, status: int) -> None:
+    async with a_served_gateway() as served, a_connection(served) as connection:
+        await connection.send(head)
+        assert (await connection.answer())[0] == status
+
+
 async def test_many_requests_share_a_connection() -> None:
     async with a_served_gateway() as served, a_connection(served) as connection:
         body = orjson.dumps(SMS)

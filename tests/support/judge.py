@@ -131,8 +131,8 @@ class Judge:
                 yield f"too fast: {name} got {excess:.3f} beyond its rate at worst, and its burst is {settings.burst}"
 
     def _probes(self) -> Iterator[str]:
-        """At most its permits in each half-open time. Slots from when it was closed are used up in the first moment,
-        which only a lost record makes one of a half-open time."""
+        """At most its permits in each half-open time; one whose call told nothing goes to another call. Slots from when
+        it was closed are used up in the first moment, which only a lost record makes one of a half-open time."""
         for name, changes in self.breakers.items():
             most = self.providers[name].breaker.half_open_permits
             closed_until_s = 0.0
@@ -142,7 +142,8 @@ class Judge:
                 if change.state is not BreakerState.HALF_OPEN:
                     continue
                 from_s = max(change.at_s, closed_until_s + GRACE_S)
-                probes = {c.batch for c in self.of(name) if from_s <= c.began_s < after.at_s}
+                made = (c for c in self.of(name) if from_s <= c.began_s < after.at_s)
+                probes = {c.batch for c in made if c.answer is None or c.answer.outcome is not Outcome.THROTTLED}
                 if len(probes) > most:
                     yield f"{name}: {len(probes)} calls while half-open from {change.at_s:.3f} s, permitted were {most}"
 
