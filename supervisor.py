@@ -55,8 +55,8 @@ class Served:
 
     async def run(self, inbox: Inbox[None]) -> None:
         async def told_to_finish() -> None:
-            while await inbox.receive(3600.0) is not None or not inbox.closed:
-                pass
+            while not inbox.closed:
+                await inbox.receive(3600.0)
 
         await self.serve(told_to_finish, inbox.started)
 
@@ -116,6 +116,9 @@ class Process:
 
     async def _refresh(self) -> None:
         self.node.tree_metrics.show(self._health())
+        checks = self.readiness()
+        for store in ("postgres", "redis"):
+            self.node.metrics.store_up.labels(store).set(checks[store].ok)
         await self._stats()
 
     def _health(self) -> list[Health]:

@@ -15,4 +15,4 @@ def full_jitter(passes: int, *, base_s: float, cap_s: float, draw: float) -> flo
     >>> full_jitter(50, base_s=1.0, cap_s=300.0, draw=0.5)
     150.0
     """
-    return draw * min(cap_s, base_s * 2 ** min(passes - 1, 30))
+    return draw * min(cap_s, base_s * 2.0 ** min(passes - 1, 30))

@@ -32,7 +32,7 @@ class Crashes:
             self._at.popleft()
         if len(self._at) > self.intensity.most:
             return None
-        return min(self.intensity.cap_s, self.intensity.base_s * 2 ** (len(self._at) - 1))
+        return min(self.intensity.cap_s, self.intensity.base_s * 2.0 ** (len(self._at) - 1))
 
     def forget(self) -> None:
         self._at.clear()
