@@ -25,7 +25,7 @@ from heliograph.gateway.api.reading import loads, refused
 from heliograph.gateway.api.routing import Call, Reply, Route, dumps
 from heliograph.gateway.api.schemas import MOST_BATCH, BatchAnswer, BatchBody, MessageAnswer, ProblemItem
 from heliograph.gateway.limits import BATCH_BYTES
-from heliograph.gateway.problems import Code, Fault, Refusal, Refused, invalid
+from heliograph.gateway.problems import Code, Fault, Refusal, Refused
 
 POST: Final = "POST /v1/messages/batch"
 ITEM: Final = "POST /v1/messages/batch#item"
@@ -114,21 +114,17 @@ class _Batch:
             if place % YIELD_EVERY == YIELD_EVERY - 1:
                 await trio.lowlevel.checkpoint()
             drafted = draft(item, poster, clean=clean, item=True)
-            if isinstance(item, dict) and isinstance(item.get("idempotency_key"), str):
-                self._file_keyed(place, item, drafted)
+            key = item.get("idempotency_key") if isinstance(item, dict) else None
+            if isinstance(key, str) and item_key_fault(key) is None:
+                self._file_keyed(place, Known(call.key.id, ITEM, key), drafted)
             elif isinstance(drafted, Refusal):
                 self._slots[place] = self._problem(drafted)
             else:
                 self._plain.append(drafted)
                 self._slots[place] = answers.accepted_answer(drafted.message, drafted.state)
 
-    def _file_keyed(self, place: int, item: dict[str, Any], drafted: Draft | Refusal) -> None:
-        fault = item_key_fault(item["idempotency_key"])
-        if fault is not None:
-            self._slots[place] = self._problem(drafted if isinstance(drafted, Refusal) else invalid([fault]))
-            return
-        known = Known(self._call.key.id, ITEM, item["idempotency_key"])
-        fingerprint = fingerprint_of(item, clean=self._clean)
+    def _file_keyed(self, place: int, known: Known, drafted: Draft | Refusal) -> None:
+        fingerprint = fingerprint_of(self._items[place], clean=self._clean)
         first = self._keyed.setdefault(known, Keyed(known, fingerprint, drafted, []))
         if first.fingerprint == fingerprint:
             first.places.append(place)

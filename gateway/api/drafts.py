@@ -52,11 +52,8 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """`idempotency_key` is the one that an item of a batch brought along."""
-
     message: Message
     state: State
-    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +180,7 @@ class Drafter:
         candidates = self._router.candidates(message)
         if not candidates.groups:
             return _no_route(message, candidates.refused)
-        key_of_item = body.idempotency_key if isinstance(body, (SmsItem, EmailItem)) else None
-        return Draft(message, State.SCHEDULED if later else State.QUEUED, key_of_item)
+        return Draft(message, State.SCHEDULED if later else State.QUEUED)
 
 
 def _common_faults(posted: dict[str, Any]) -> list[Fault]:

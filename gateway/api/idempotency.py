@@ -60,11 +60,11 @@ def _unquoted(value: str) -> str | None:
     return value if _BARE.fullmatch(value) else None
 
 
-def item_key_fault(key: str) -> Fault | None:
+def item_key_fault(key: str) -> str | None:
     """For the key that an item of a batch brings along as a field."""
     if len(key) <= MOST_KEY_CHARACTERS and _BARE.fullmatch(key):
         return None
-    return Fault("#/idempotency_key", f"must be 1 to {MOST_KEY_CHARACTERS} printable ASCII characters")
+    return f"must be 1 to {MOST_KEY_CHARACTERS} printable ASCII characters"
 
 
 def fingerprint_of(value: object, *, clean: bool) -> bytes:

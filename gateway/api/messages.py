@@ -88,6 +88,7 @@ async def one(call: Call[None, None]) -> Reply:
 async def cancel(call: Call[None, None]) -> Reply:
     services = call.services
     view = await services.ledger.messages.cancel(call.id, tenant=seen_tenant(call.key), supervisor=services.supervisor)
+    services.metrics.messages.labels(view.message.channel, State.CANCELLED).inc()
     log.info("message.cancelled", message=view.message.id, key=call.key.id)
     return json_reply(200, await message_of(call, view))
 

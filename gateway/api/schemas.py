@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from heliograph.actors.model import duration
 from heliograph.actors.policy import mail
 from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
+from heliograph.gateway.api.idempotency import item_key_fault
 from heliograph.gateway.problems import Problem
 
 MOST_COPIES: Final = 50
@@ -214,7 +215,7 @@ class EmailBody(MessageCommon):
     attachments: Annotated[list[AttachmentBody], Field(max_length=100)] = Field(default_factory=list)
 
 
-ItemKey = Annotated[str, Field(min_length=1, max_length=255)]
+ItemKey = Annotated[str, checked(item_key_fault)]
 
 
 class SmsItem(SmsBody):

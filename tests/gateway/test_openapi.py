@@ -168,7 +168,7 @@ def draw_requests(url: str, secret: str) -> None:
 
 
 DRAWN = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     database=None,
     derandomize=True,
