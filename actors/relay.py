@@ -233,6 +233,8 @@ class Relay:
 
     def _found(self, in_force: Generation) -> None:
         """One of another's making, or of our own before we crashed: nobody remembers how far that one got."""
+        if in_force.filled:
+            return
         if in_force.name.endswith(f".{self._supervisor}"):
             self._walk_again()
         else:
@@ -240,6 +242,10 @@ class Relay:
 
     async def _take_over(self) -> None:
         if self._in_use is None or trio.current_time() >= self._watch_until_s:
+            return
+        in_force = await self._ledger.cluster.generation()
+        if in_force is None or in_force.filled:
+            self._watch_until_s = 0.0
             return
         living = [peer.supervisor for peer in await self._ledger.cluster.peers()]
         if any(self._in_use.name.endswith(f".{name}") for name in living):
@@ -267,6 +273,8 @@ class Relay:
         if walk is self._walk:
             self._walk = None
             log.info("relay.filled", hints=walk.pushed)
+            if self._in_use is not None:
+                await self._ledger.cluster.mark_filled(self._in_use)
 
     async def _push_page(self, page: Sequence[WaitingHint]) -> None:
         due = [Hint(each.message_id, each.lane) for each in page if each.due_in_s <= 0]

@@ -27,10 +27,11 @@ LEAVE: Final = "UPDATE supervisors SET ended_at = now() WHERE id = %s AND ended_
 PEERS: Final = """
 SELECT id, beats, roles, metrics_url, reports FROM supervisors WHERE ended_at IS NULL ORDER BY joined_at, id"""
 
-GENERATION: Final = "SELECT name, run_id FROM queue_generation"
+GENERATION: Final = "SELECT name, run_id, filled FROM queue_generation"
 FIRST_GENERATION: Final = "INSERT INTO queue_generation (name, run_id) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 NEXT_GENERATION: Final = """
-UPDATE queue_generation SET name = %s, run_id = %s WHERE name = %s AND run_id = %s"""
+UPDATE queue_generation SET name = %s, run_id = %s, filled = false WHERE name = %s AND run_id = %s"""
+FILLED: Final = "UPDATE queue_generation SET filled = true WHERE name = %s AND run_id = %s"
 
 CONTROLS: Final = """
 SELECT provider,
@@ -78,10 +79,13 @@ class PostgresCluster:
             await connection.rows(FIRST_GENERATION, (new.name, new.run_id))
             if old is not None:
                 await connection.rows(NEXT_GENERATION, (new.name, new.run_id, old.name, old.run_id))
-            [[name, run_id]] = await connection.rows(GENERATION)
-            return Generation(name, run_id)
+            [row] = await connection.rows(GENERATION)
+            return Generation(*row)
 
         return await self._pool.transact(work)
+
+    async def mark_filled(self, generation: Generation) -> None:
+        await self._pool.rows(FILLED, (generation.name, generation.run_id))
 
     async def controls(self) -> list[Controls]:
         return [_controls(*row) for row in await self._pool.rows(CONTROLS)]

@@ -215,27 +215,26 @@ class PostgresDelivery:
     # -------------------------------------------------------------------------------------------- finish
 
     async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
-        sent = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
+        plain = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
 
         async def send(connection: Connection) -> set[str]:
-            params = (json_of(map(_ended, sent)), supervisor, [f.message_id for f in sent], connection.writer)
+            params = (json_of(map(_ended, plain)), supervisor, [f.message_id for f in plain], connection.writer)
             return {row[0] for row in await connection.rows(SENT, params)}
 
-        async def both(connection: Connection) -> list[Finished]:
-            done = await send(connection) if sent else set()
-            others = [f for f in finishes if f.message_id not in done]
-            results = {f.message_id: _sent(f) for f in sent if f.message_id in done}
-            results |= await self._finish(connection, others, supervisor)
-            return [results[f.message_id] for f in finishes]
-
-        if not finishes:
-            return []
+        sent: set[str] = set()
+        if plain and len(plain) == len(finishes):
+            sent = await self._pool.once(send)
         if len(sent) == len(finishes):
-            done = await self._pool.once(send)
-            if len(done) == len(finishes):
-                return [_sent(f) for f in finishes]
-            # Some were closed by others. To repeat all is safe, and to them it makes no difference.
-        return await self._pool.transact(both)
+            return [_sent(f) for f in finishes]
+
+        async def end_others(connection: Connection) -> list[Finished]:
+            """Together with the plain ones, unless these were tried already and some had been ended by others."""
+            done = await send(connection) if 0 < len(plain) < len(finishes) else sent
+            others = [f for f in finishes if f.message_id not in done]
+            results = await self._finish(connection, others, supervisor)
+            return [results.get(f.message_id) or _sent(f) for f in finishes]
+
+        return await self._pool.transact(end_others)
 
     async def _finish(self, connection: Connection, finishes: Sequence[Finish], supervisor: str) -> dict[str, Finished]:
         edges = await Edges.lock(connection, (f.message_id for f in finishes))

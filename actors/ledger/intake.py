@@ -11,7 +11,6 @@ from typing import Final
 
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import json_of, refuse_nul
-from heliograph.actors.model.message import Message, State
 from heliograph.actors.policy.lifecycle import BIRTHS
 from heliograph.actors.ports.ledger import Acceptance, Accepted, IdempotencyRecord, Mismatch, Replay
 
@@ -64,12 +63,16 @@ SET fingerprint = excluded.fingerprint, status = excluded.status, body = exclude
 WHERE i.created_at <= now() - interval '24 hours'
 RETURNING key_id, route, key"""
 
-# By the primary key.
+# By the primary key; the limit keeps the planner from any other way.
 RECALL: Final = """
-SELECT i.key_id, i.route, i.key, i.fingerprint, i.status, i.body
+SELECT i.*
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS k (key_id, route, key)
-JOIN idempotency AS i USING (key_id, route, key)
-WHERE i.created_at > now() - interval '24 hours'"""
+CROSS JOIN LATERAL (
+    SELECT i.key_id, i.route, i.key, i.fingerprint, i.status, i.body FROM idempotency AS i
+    WHERE i.key_id = k.key_id AND i.route = k.route AND i.key = k.key
+      AND i.created_at > now() - interval '24 hours'
+    LIMIT 1
+) AS i"""
 
 Name = tuple[str, str, str]
 
@@ -81,38 +84,31 @@ class PostgresIntake:
     async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
         if not all(BIRTHS.issuperset(acceptance.states) for acceptance in batch):
             raise ValueError("a message is born queued, scheduled or suppressed")
-        if not any(acceptance.idempotency for acceptance in batch):
-            document, states = _posted(batch)
 
-            async def alone(connection: Connection) -> None:
-                if states:
-                    await connection.rows(ACCEPT, (document, states, supervisor, connection.writer))
+        async def store(connection: Connection, accepted: Sequence[Acceptance]) -> None:
+            messages = [message for acceptance in accepted for message in acceptance.messages]
+            states = [str(state) for acceptance in accepted for state in acceptance.states]
+            if messages:
+                await connection.rows(ACCEPT, (json_of(messages), states, supervisor, connection.writer))
 
-            await self._pool.once(alone)
-            return [Accepted()] * len(batch)
-
-        async def work(connection: Connection) -> list[Accepted | Replay | Mismatch]:
+        async def recognise_and_store(connection: Connection) -> list[Accepted | Replay | Mismatch]:
             answers = await _recognise(connection, batch)
-            document, states = _posted([a for a, x in zip(batch, answers, strict=True) if isinstance(x, Accepted)])
-            if states:
-                await connection.rows(ACCEPT, (document, states, supervisor, connection.writer))
+            await store(connection, [a for a, x in zip(batch, answers, strict=True) if isinstance(x, Accepted)])
             return answers
 
-        return await self._pool.transact(work)
+        if any(acceptance.idempotency for acceptance in batch):
+            return await self._pool.transact(recognise_and_store)
+        if any(acceptance.messages for acceptance in batch):
+            await self._pool.once(lambda connection: store(connection, batch))
+        return [Accepted()] * len(batch)
 
     async def recall(self, key_id: str, route: str, key: str, fingerprint: bytes) -> Replay | Mismatch | None:
         refuse_nul([route, key])
         rows = await self._pool.rows(RECALL, ([key_id], [route], [key]))
-        return _answer(*rows[0][3:], fingerprint) if rows else None
-
-
-def _posted(batch: Sequence[Acceptance]) -> tuple[str, list[str]]:
-    messages: list[Message] = []
-    states: list[State] = []
-    for acceptance in batch:
-        messages += acceptance.messages
-        states += acceptance.states
-    return json_of(messages), [str(state) for state in states]
+        if not rows:
+            return None
+        [[_, _, _, stored, status, body]] = rows
+        return _answer(stored, status, body, fingerprint)
 
 
 async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Accepted | Replay | Mismatch]:

@@ -83,6 +83,11 @@ class MemoryCluster:
         return self.store.generation
 
     @transaction
+    def mark_filled(self, generation: Generation) -> None:
+        if self.store.generation == generation:
+            self.store.generation = replace(generation, filled=True)
+
+    @transaction
     def controls(self) -> list[Controls]:
         now = self.store.now()
         in_force = []

@@ -55,13 +55,19 @@ CREATE: Final = """
 INSERT INTO operations (id, kind, state, tenant, scope, total, rate, reason, actor, finished_at)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, CASE WHEN %s = 0 THEN now() END)"""
 ITEMS_BY_ID: Final = """
-INSERT INTO operation_items (operation_id, position, message_id)
-SELECT %s, i.position, i.id FROM unnest(%s::text[]) WITH ORDINALITY AS i (id, position)
-RETURNING 1"""
+WITH made AS (
+    INSERT INTO operation_items (operation_id, position, message_id)
+    SELECT %s, i.position, i.id FROM unnest(%s::text[]) WITH ORDINALITY AS i (id, position)
+    RETURNING 1
+)
+SELECT count(*) FROM made"""
 ITEMS_BY_FILTER: Final = """
-INSERT INTO operation_items (operation_id, position, message_id)
-SELECT %s, row_number() OVER (ORDER BY d.created_at, d.id), d.id FROM ({letters}) AS d
-RETURNING 1"""
+WITH made AS (
+    INSERT INTO operation_items (operation_id, position, message_id)
+    SELECT %s, row_number() OVER (ORDER BY d.created_at, d.id), d.id FROM ({letters}) AS d
+    RETURNING 1
+)
+SELECT count(*) FROM made"""
 
 # By the primary keys.
 JUDGE_IDS: Final = """
@@ -72,7 +78,10 @@ JUDGE_FILTER: Final = "SELECT d.state, d.redrives, count(*) FROM ({letters}) AS 
 
 # By operation_items_left.
 CANCEL_ITEMS: Final = """
-UPDATE operation_items SET result = 'cancelled' WHERE operation_id = %s AND result IS NULL RETURNING 1"""
+WITH left_over AS (
+    UPDATE operation_items SET result = 'cancelled' WHERE operation_id = %s AND result IS NULL RETURNING 1
+)
+SELECT count(*) FROM left_over"""
 CANCEL: Final = """
 UPDATE operations SET state = 'cancelled', skipped = skipped + %s, finished_at = now() WHERE id = %s"""
 
@@ -164,17 +173,16 @@ class PostgresOperations:
             if await connection.rows(LOCK, (operation_id,)):  # a commit in doubt is repeated
                 return await _get(connection, operation_id, None)
             if ids is not None:
-                items = await connection.rows(ITEMS_BY_ID, (operation_id, list(dict.fromkeys(ids))))
+                [[total]] = await connection.rows(ITEMS_BY_ID, (operation_id, list(dict.fromkeys(ids))))
             else:
                 letters, params = select_letters(wanted or DeadLetterFilter(), tenant)
                 query = ITEMS_BY_FILTER.replace("{letters}", letters)
-                items = await connection.rows(query, (operation_id, *params), prepare=False)
-            state = OperationState.RUNNING if items else OperationState.DONE
+                [[total]] = await connection.rows(query, (operation_id, *params), prepare=False)
+            state = OperationState.RUNNING if total else OperationState.DONE
             await connection.rows(
                 CREATE,
                 (
-                    operation_id, kind, state, tenant or DEFAULT_TENANT, tenant, len(items), rate, reason, actor,
-                    len(items),
+                    operation_id, kind, state, tenant or DEFAULT_TENANT, tenant, total, rate, reason, actor, total,
                 ),
             )  # fmt: skip
             return await _get(connection, operation_id, None)
@@ -195,8 +203,8 @@ class PostgresOperations:
             [[_, state]] = rows
             if state != OperationState.RUNNING:
                 raise Conflict(f"operation {operation_id} is {state}")
-            items = await connection.rows(CANCEL_ITEMS, (operation_id,))
-            await connection.rows(CANCEL, (len(items), operation_id))
+            [[left_over]] = await connection.rows(CANCEL_ITEMS, (operation_id,))
+            await connection.rows(CANCEL, (left_over, operation_id))
             return await _get(connection, operation_id, None)
 
         return await self._pool.transact(work, limit_s=LONG_S)

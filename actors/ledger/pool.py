@@ -261,6 +261,8 @@ def _down_means_down(limit_s: float) -> Iterator[None]:
 
 
 def _means_down(error: psycopg.Error) -> bool:
+    if error.diag.severity_nonlocalized in ("FATAL", "PANIC"):  # whatever it says, the session is over
+        return True
     if error.sqlstate == "25006":  # read only: we talk to a standby while another server takes over
         return True
     if isinstance(error, psycopg.errors.ProgramLimitExceeded):

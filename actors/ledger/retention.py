@@ -7,17 +7,17 @@ from typing import Final
 from heliograph.actors.ledger.archive import drop_months_before, make_partitions, put_away
 from heliograph.actors.ledger.edges import Edges
 from heliograph.actors.ledger.pool import Connection, Pool
-from heliograph.actors.policy.lifecycle import AT_REST
 
-# By messages_at_rest, from its old end, in two ranges.
-OLD: Final = """
+_OLD: Final = """
 SELECT m.id
 FROM messages AS m LEFT JOIN dead_letters AS d USING (id)
 WHERE m.state NOT IN ('queued', 'scheduled') AND m.stripped = ANY('{false,true}')
   AND m.updated_at <= now() - least(%(letters_s)s, %(messages_s)s) * interval '1 second'
   AND CASE WHEN d.state IN ('open', 'redriven') THEN d.updated_at <= now() - %(letters_s)s * interval '1 second'
-           ELSE m.updated_at <= now() - %(messages_s)s * interval '1 second' END
-LIMIT %(limit)s"""
+           ELSE m.updated_at <= now() - %(messages_s)s * interval '1 second' END"""
+# By messages_at_rest, from its old end, in two ranges; by the primary key.
+OLD: Final = _OLD + " LIMIT %(limit)s"
+STILL_OLD: Final = _OLD + " AND m.id = ANY(%(ids)s)"
 
 # By messages_at_rest, from its old end, and the primary keys. What can still be redriven keeps its body: it would be
 # sent empty.
@@ -82,14 +82,13 @@ class PostgresRetention:
         self._pool = pool
 
     async def archive(self, *, dead_letters_after_s: float, messages_after_s: float, limit: int) -> int:
-        ages = {"letters_s": dead_letters_after_s, "messages_s": messages_after_s, "limit": limit}
+        ages: dict[str, object] = {"letters_s": dead_letters_after_s, "messages_s": messages_after_s, "limit": limit}
         found = [row[0] for row in await self._pool.rows(OLD, ages)]
         await make_partitions(self._pool, found)
 
         async def work(connection: Connection) -> int:
             edges = await Edges.lock(connection, found, skip_locked=True)
-            still = {row[0] for row in await connection.rows(OLD, ages)}
-            old = [h.id for h in edges.held.values() if h.state in AT_REST and h.id in still]
+            old = [row[0] for row in await connection.rows(STILL_OLD, ages | {"ids": list(edges.held)})]
             await put_away(connection, edges, old)
             await edges.write(connection)
             return len(old)

@@ -16,7 +16,7 @@ unique by message. A claim is the right to one call. The edges of policy.lifecyc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -355,10 +355,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Name of the lists in use, and the Redis server (`run_id`) that they were made on."""
+    """Name of the lists in use, and the Redis server (`run_id`) that they were made on. `filled` once they hold all."""
 
     name: str
     run_id: str
+    filled: bool = field(default=False, compare=False)
 
 
 class ClusterLedger(Protocol):
@@ -377,6 +378,9 @@ class ClusterLedger(Protocol):
 
     async def renew_generation(self, old: Generation | None, new: Generation) -> Generation:
         """Compare and set; answers what is in force afterwards (new, or what another one set first)."""
+
+    async def mark_filled(self, generation: Generation) -> None:
+        """All that waited when it was made has been pushed to its lists."""
 
     async def controls(self) -> list[Controls]:
         """What operators have said and has not run out."""

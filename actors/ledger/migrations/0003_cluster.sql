@@ -36,5 +36,6 @@ CREATE TABLE provider_controls (
 CREATE TABLE queue_generation (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     name text NOT NULL,
-    run_id text NOT NULL
+    run_id text NOT NULL,
+    filled boolean NOT NULL DEFAULT false
 );
