@@ -220,6 +220,16 @@ class MemoryQueue:
     def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, bulk_share: float) -> list[Hint]:
         self._server.reached()
         lists = self._lists()
+        while moved := self._move_to_hand(lists, channel, room, most, bulk_share):
+            self._turns[channel].taken()
+            self._server.replied()
+            if new := self._hand.add(moved, self._server.now()):
+                return new
+        return []
+
+    def _move_to_hand(
+        self, lists: _Lists, channel: Channel, room: Mapping[Priority, int], most: int, bulk_share: float
+    ) -> list[Hint]:
         order = list(Priority)
         if self._turns[channel].lowest_first(bulk_share):
             lowest = [p for p in order if room.get(p, 0) > 0 and lists.lanes[Lane(channel, p)]][-1:]
@@ -233,10 +243,7 @@ class MemoryQueue:
                 hint = Hint(ids.popleft(), lane)
                 hand[hint.message_id] = lane
                 moved.append(hint)
-        if moved:
-            self._turns[channel].taken()
-            self._server.replied()
-        return self._hand.add(moved, self._server.now())
+        return moved
 
     async def settle(self, done: Sequence[str], *, again: Sequence[Hint] = (), later: Sequence[Later] = ()) -> None:
         ids = [*done, *(hint.message_id for hint in again), *(each.hint.message_id for each in later)]

@@ -151,15 +151,18 @@ class RedisQueue:
 
     async def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, share: float) -> list[Hint]:
         rooms = [max(0, room.get(priority, 0)) for priority in ORDER]
-        lowest_first = self._turns[channel].lowest_first(share)
-        reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)])
-        if reply:
+        while True:
+            lowest_first = self._turns[channel].lowest_first(share)
+            reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)])
+            if not reply:
+                return []
             self._turns[channel].taken()
-        moved: list[Hint] = []
-        for place, ids in zip(reply[::2], reply[1::2], strict=True):
-            lane = Lane(channel, ORDER[int(place) - 1])
-            moved += [Hint(message_id, lane) for message_id in ids.split()]
-        return self._hand.add(moved, trio.current_time())
+            moved: list[Hint] = []
+            for place, ids in zip(reply[::2], reply[1::2], strict=True):
+                lane = Lane(channel, ORDER[int(place) - 1])
+                moved += [Hint(message_id, lane) for message_id in ids.split()]
+            if new := self._hand.add(moved, trio.current_time()):
+                return new
 
     async def _listen(self, channel: Channel, room: Mapping[Priority, int], wait_s: float) -> None:
         """Wait for a bell of a lane that there is room for."""

@@ -105,6 +105,12 @@ class QueueSuite:
         await first.push(hints(NORMAL, 1))
         assert await take(second) == [1], "only the ledger can tell it what to do with it"
 
+    async def test_a_doubled_hint_does_not_hide_those_behind_it(self, world: QueueWorld):
+        queue = await world.queue("a")
+        await queue.push(hints(NORMAL, 1, 1, 1, 2))
+        assert await take(queue, 1) == [1]
+        assert await take(queue, 1) == [2]
+
     async def test_what_is_taken_is_in_hand_until_it_is_settled(self, world: QueueWorld):
         queue = await world.queue("a")
         await queue.push(hints(NORMAL, 1, 2, 3))

@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from heliograph.actors.model.errors import QueueDown
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
@@ -90,29 +90,32 @@ class QueueMachine(RuleBasedStateMachine):
         self.pushed.update(hints)
         self.done.difference_update(hints)
 
-    @rule(who=st.sampled_from(SUPERVISORS), most=st.integers(1, 6), lost=st.booleans())
-    def take(self, who: str, most: int, lost: bool) -> None:
-        expected = [hint for priority in Priority for hint in self.lanes[Lane(Channel.SMS, priority)]][:most]
-        room = dict.fromkeys(Priority, most)
-        if lost and expected:
-            self.server.lose_replies(1)
-            with pytest.raises(QueueDown):
-                self.call(self.queues[who].take, Channel.SMS, room, most=most, bulk_share=0.0, wait_s=0)
-            self.listed[who].update(expected)
-        else:
-            new: list[Hint] = []
-            while expected and not new:
-                new = [h for h in dict.fromkeys(expected) if h not in self.known[who]]
-                self.listed[who].update(expected)
-                for hint in expected:
-                    self.lanes[hint.lane].remove(hint)
-                expected = [h for p in Priority for h in self.lanes[Lane(Channel.SMS, p)]][:most]
-            taken = self.call(self.queues[who].take, Channel.SMS, room, most=most, bulk_share=0.0, wait_s=0)
-            assert taken == new
-            self.known[who].update(new)
-            return
-        for hint in expected:
+    def move_to_hand(self, who: str, most: int) -> list[Hint]:
+        moved = [hint for priority in Priority for hint in self.lanes[Lane(Channel.SMS, priority)]][:most]
+        for hint in moved:
             self.lanes[hint.lane].remove(hint)
+        self.listed[who].update(moved)
+        return moved
+
+    @rule(who=st.sampled_from(SUPERVISORS), most=st.integers(1, 6))
+    def take(self, who: str, most: int) -> None:
+        new: list[Hint] = []
+        while not new and (moved := self.move_to_hand(who, most)):
+            new = [hint for hint in dict.fromkeys(moved) if hint not in self.known[who]]
+        self.known[who].update(new)
+        assert self.call(self.take_up_to, who, most) == new
+
+    @precondition(lambda self: any(self.lanes.values()))
+    @rule(who=st.sampled_from(SUPERVISORS), most=st.integers(1, 6))
+    def take_and_lose_the_answer(self, who: str, most: int) -> None:
+        self.move_to_hand(who, most)
+        self.server.lose_replies(1)
+        with pytest.raises(QueueDown):
+            self.call(self.take_up_to, who, most)
+
+    async def take_up_to(self, who: str, most: int) -> list[Hint]:
+        room = dict.fromkeys(Priority, most)
+        return await self.queues[who].take(Channel.SMS, room, most=most, bulk_share=0.0, wait_s=0)
 
     @rule(who=st.sampled_from(SUPERVISORS), hint=st.sampled_from(HINTS), what=st.sampled_from("dal"))
     def settle(self, who: str, hint: Hint, what: str) -> None:
