@@ -43,6 +43,10 @@ OVERDUE: Final = Answer(
 )
 
 
+ASKED: Final = "asked"  # the provider told when asked
+LATE: Final = "late"  # its answer came after the reaper had given the attempt up
+HOW: Final = (ASKED, LATE)
+
 Closing = AttemptFinished | EarlierSettled | AttemptOverdue
 
 
@@ -79,7 +83,7 @@ class JournalActor:
         self._clock = clock
         self._entered = {(c, s): metrics.messages.labels(c, s) for c in Channel for s in State}
         self._delivered = {(c, p): metrics.delivery_duration.labels(c, p) for c in Channel for p in Priority}
-        self._metrics = metrics
+        self._settled = {(p, how): metrics.unknown_settled.labels(p, how) for p in router.settings for how in HOW}
 
     async def run(self, inbox: Inbox[Ended]) -> None:
         async for first in inbox:
@@ -200,9 +204,9 @@ class JournalActor:
                 waited_s = (now - message.created_at).total_seconds()
                 self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
             if finish.settles is not None:
-                self._metrics.unknown_settled.labels(finish.provider, "asked").inc()
+                self._settled[finish.provider, ASKED].inc()
             elif not result.applied and finish.answer is not None and not finish.overdue_only:
-                self._metrics.unknown_settled.labels(finish.provider, "late").inc()
+                self._settled[finish.provider, LATE].inc()
 
     async def _settle(
         self,

@@ -37,7 +37,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A snapshot: `progress_at` is the last time the actor took a message or said that it got on."""
+    """A snapshot: `progress_at` is the last time the actor took a message, or said that it got on, or now where it
+    waits at an empty mailbox: an idle actor is not a stuck one."""
 
     name: str
     phase: Phase
@@ -138,7 +139,9 @@ class Mailbox(Generic[M]):
         return self.receive.statistics().current_buffer_used
 
     def health(self) -> Health:
-        return Health(self.name, self.phase, self.depth, self.capacity, self.restarts, self.progress_at)
+        waits = self.receive.statistics().tasks_waiting_receive > 0
+        progress_at = self.clock.now() if waits else self.progress_at
+        return Health(self.name, self.phase, self.depth, self.capacity, self.restarts, progress_at)
 
 
 class Ref(Generic[M]):

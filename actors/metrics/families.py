@@ -63,8 +63,11 @@ class Metrics:
             "actor_handle_duration_seconds", "Time an actor spent on one message or turn.", HANDLE_BUCKETS, "actor"
         )
         self.actor_last_progress = gauge(
-            "actor_last_progress_timestamp_seconds", "Unix time of an actor's last sign of progress.", "actor"
+            "actor_last_progress_timestamp_seconds",
+            "Unix time of an actor's last sign of progress; now, while it waits for something to do.",
+            "actor",
         )
+        self.store_up = gauge("store_up", "1 while the store answers this supervisor.", "store")
         self.dead_letters = gauge("dead_letters", "Open dead letters, over the whole cluster.", "reason")
         self.provider_quota_remaining = gauge(
             "provider_quota_remaining", "What a provider's quota still allows.", "provider"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.metrics.tree import TreeMetrics
-from heliograph.actors.model.message import Channel
+from heliograph.actors.model.message import Channel, State
 from heliograph.actors.model.provider import ProviderReport
 from heliograph.actors.model.settings import Config
 from heliograph.actors.operations import Operations
@@ -103,6 +104,12 @@ class Node:
         later = [Later(Hint(w.message_id, w.lane), w.due_in_s) for w in waiting if w.due_in_s > 0]
         if now or later:
             self.announce(now, later)
+
+    def _announce_requeued(self, waiting: Sequence[WaitingHint]) -> None:
+        """Dead letters that are messages again."""
+        for channel, n in Counter(w.lane.channel for w in waiting).items():
+            self.metrics.messages.labels(channel, State.QUEUED).inc(n)
+        self.announce_waiting(waiting)
 
     def blocked(self) -> dict[str, Blocked]:
         now_s = self.clock.boot_s()
@@ -219,8 +226,8 @@ class Node:
             name="aftercare",
             together=True,
             children=[
-                leaf(self.box("dead_letters", 1), lambda: DeadLetters(ledger, self.announce_waiting, **given)),
-                leaf(self.operations, lambda: Operations(ledger.operations, self.announce_waiting, **given)),
+                leaf(self.box("dead_letters", 1), lambda: DeadLetters(ledger, self._announce_requeued, **given)),
+                leaf(self.operations, lambda: Operations(ledger.operations, self._announce_requeued, **given)),
             ],
         )
 
