@@ -221,20 +221,14 @@ class PostgresDelivery:
             params = (json_of(map(_ended, plain)), supervisor, [f.message_id for f in plain], connection.writer)
             return {row[0] for row in await connection.rows(SENT, params)}
 
-        sent: set[str] = set()
-        if plain and len(plain) == len(finishes):
-            sent = await self._pool.once(send)
-        if len(sent) == len(finishes):
-            return [_sent(f) for f in finishes]
+        async def end_others(connection: Connection) -> dict[str, Finished]:
+            return await self._finish(connection, others, supervisor)
 
-        async def end_others(connection: Connection) -> list[Finished]:
-            """Together with the plain ones, unless these were tried already and some had been ended by others."""
-            done = await send(connection) if 0 < len(plain) < len(finishes) else sent
-            others = [f for f in finishes if f.message_id not in done]
-            results = await self._finish(connection, others, supervisor)
-            return [results.get(f.message_id) or _sent(f) for f in finishes]
-
-        return await self._pool.transact(end_others)
+        # In two commits, where both kinds are there: each locks its rows in their order, both together would not.
+        sent = await self._pool.once(send) if plain else set()
+        others = [f for f in finishes if f.message_id not in sent]
+        results = await self._pool.transact(end_others) if others else {}
+        return [results.get(f.message_id) or _sent(f) for f in finishes]
 
     async def _finish(self, connection: Connection, finishes: Sequence[Finish], supervisor: str) -> dict[str, Finished]:
         edges = await Edges.lock(connection, (f.message_id for f in finishes))

@@ -200,8 +200,9 @@ class Pool:
                     await connection.rows(LONGER, (f"{limit_s - MARGIN_S:g}s",))
                 result = await work(connection)
             except Exception:
-                with trio.move_on_after(ROLLBACK_LIMIT_S, shield=True):
-                    await connection.command("ROLLBACK")
+                if not connection.closed:
+                    with trio.move_on_after(ROLLBACK_LIMIT_S, shield=True):
+                        await connection.command("ROLLBACK")
                 raise
             await connection.command("COMMIT")
             return result

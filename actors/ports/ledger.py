@@ -191,7 +191,7 @@ class DeliveryLedger(Protocol):
         """Give claims up unused: no attempt is counted, the number is used again. Only this supervisor's own."""
 
     async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
-        """Close claims, log attempts, move messages, file dead letters: one commit. See `Finished`."""
+        """Close claims, log attempts, move messages, file dead letters: one commit for each message. See `Finished`."""
 
     async def overdue(self, limit: int) -> list[Overdue]:
         """Claims past their hold, oldest first. Changes nothing: the reaper then calls `finish` with `overdue_only`."""
