@@ -1,10 +1,13 @@
 """The leaky bucket, as send slots: moments at which one call may be made.
 
 Granting a call and making it are two moments. A slot is therefore not a token but a time, usable for a short while
-(`LATENESS_S`) and lost afterwards, so that no pause between grant and call lets more through than the rate. `JITTER_S`
-is what the way to the provider may add. With w = LATENESS_S + JITTER_S, any window of T seconds holds at most
+(`lateness_s`) and lost afterwards, so that no pause between grant and call lets more through than the rate. `JITTER_S`
+is what the way to the provider may add. With w = lateness_s + JITTER_S, any window of T seconds holds at most
 rate x T + burst recipients: slots of total cost n span at least (n - burst') x interval, each call falls inside its
 slot, and the numbers below make n <= rate x T + burst.
+
+A wide slot forgives a busy event loop and a slow round trip to Redis, and is paid for with burst. So a slot is as wide
+as a tenth of the burst allows, between a hundredth and a tenth of a second.
 
 `reserve` hands the slots out. Redis runs the same rule in `queue/lua/reserve.lua`, with the same numbers out.
 """
@@ -16,16 +19,19 @@ from dataclasses import dataclass
 from typing import Final
 
 LATENESS_S: Final = 0.010
+MOST_LATENESS_S: Final = 0.100
+SPARE_BURST: Final = 0.1
 JITTER_S: Final = 0.010
 HORIZON_S: Final = 0.200
 
 
 @dataclass(frozen=True, slots=True)
 class BucketShape:
-    """Seconds between recipients, and how many may come at once after a quiet time."""
+    """Seconds between recipients, how many may come at once after a quiet time, and how long a slot may be used."""
 
     interval_s: float
     burst: float
+    lateness_s: float = LATENESS_S
 
 
 def shape(rate: float, burst: float) -> BucketShape:
@@ -34,15 +40,17 @@ def shape(rate: float, burst: float) -> BucketShape:
     Where the burst is too small to absorb the slots' width, the interval grows instead: less than the whole
     rate is used then.
 
-    >>> shape(100, 22)
-    BucketShape(interval_s=0.01, burst=20.0)
+    >>> shape(100, 100)
+    BucketShape(interval_s=0.01, burst=90.0, lateness_s=0.09)
     >>> shape(50, 1)
-    BucketShape(interval_s=0.04, burst=1.0)
+    BucketShape(interval_s=0.04, burst=1.0, lateness_s=0.01)
     """
-    width = LATENESS_S + JITTER_S
+    width = SPARE_BURST * burst / rate
+    lateness = round(min(max(width - JITTER_S, LATENESS_S), MOST_LATENESS_S), 6)
+    width = lateness + JITTER_S
     if burst - 1 >= rate * width:
-        return BucketShape(1 / rate, burst - rate * width)
-    return BucketShape(1 / rate + width - (burst - 1) / rate, 1.0)
+        return BucketShape(1 / rate, burst - rate * width, lateness)
+    return BucketShape(1 / rate + width - (burst - 1) / rate, 1.0, lateness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +140,9 @@ def narrow(known: Offset | None, asked_s: float, keeper_s: float, answered_s: fl
     return fresh, low - high > SET_S
 
 
-def window(slot_s: float, offset: Offset) -> tuple[float, float]:
+def window(slot_s: float, offset: Offset, lateness_s: float) -> tuple[float, float]:
     """From when to when, on our clock, a slot on the keeper's clock is surely open and surely not yet over.
 
     An empty one (the end before the beginning) is a slot lost.
     """
-    return slot_s - offset.low_s, slot_s + LATENESS_S - offset.high_s
+    return slot_s - offset.low_s, slot_s + lateness_s - offset.high_s

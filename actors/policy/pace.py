@@ -62,11 +62,11 @@ def slowed(bucket: BucketShape, share: float, cost: float) -> BucketShape:
     whole shape would have given it: others who use the whole rate of the same bucket stay within it.
 
     >>> slowed(BucketShape(0.01, 20.0), 0.5, 1)
-    BucketShape(interval_s=0.02, burst=10.0)
+    BucketShape(interval_s=0.02, burst=10.0, lateness_s=0.01)
     """
     if share >= 1.0:
         return bucket
-    return BucketShape(bucket.interval_s / share, max(bucket.burst * share, cost))
+    return BucketShape(bucket.interval_s / share, max(bucket.burst * share, cost), bucket.lateness_s)
 
 
 def slots_to_ask(ready: int, *, rate: float, supervisors: int, capacity: int) -> int:

@@ -56,7 +56,7 @@ class RedisCoordination:
     ) -> Reservation:
         horizon_us = horizon_s * 1e6
         check_reserve(shape, cost=cost, horizon_us=horizon_us)
-        ask = self._slots.ask(provider)
+        ask = self._slots.ask(provider, shape.lateness_s)
         numbers = [shape.interval_s * 1e6, shape.burst, want, horizon_us, cost, HORIZON_S * 1e6, int(ask.forget)]
         exchange = await self._reserve(provider, numbers)
         [(word, now_us, pause_ms, next_us, slots_us)] = exchange.replies

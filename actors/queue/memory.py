@@ -352,7 +352,7 @@ class MemoryCoordination:
         record, paused_for_s = self._record(provider), self._paused_for_s(provider)
         blocked_s = blocked_for(record, paused_for_s)
         key = f"{server.run_id}:{provider}"
-        ask = self._slots.ask(provider)
+        ask = self._slots.ask(provider, shape.lateness_s)
         grant = reserve(
             None if ask.forget else server.data.buckets.get(key),
             now_us,

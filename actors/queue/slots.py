@@ -20,6 +20,7 @@ class Ask:
     keeper's clock was known to have been set."""
 
     provider: str
+    lateness_s: float
     forget: bool
     settings: int
 
@@ -31,8 +32,8 @@ class SlotClock:
         self._settings = 0
         self._forgotten: dict[str, int] = {}
 
-    def ask(self, provider: str) -> Ask:
-        return Ask(provider, self._forgotten.get(provider, 0) != self._settings, self._settings)
+    def ask(self, provider: str, lateness_s: float) -> Ask:
+        return Ask(provider, lateness_s, self._forgotten.get(provider, 0) != self._settings, self._settings)
 
     def answer(
         self, ask: Ask, keeper: str, slots_us: Sequence[int], *, asked_s: float, now_us: int, answered_s: float
@@ -45,4 +46,4 @@ class SlotClock:
         if ask.settings != self._settings:
             return ()
         self._forgotten[ask.provider] = ask.settings
-        return tuple(Slot(*window(at_us / 1e6, self._offset)) for at_us in slots_us)
+        return tuple(Slot(*window(at_us / 1e6, self._offset, ask.lateness_s)) for at_us in slots_us)

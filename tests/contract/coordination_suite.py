@@ -11,7 +11,7 @@ import trio
 
 from heliograph.actors.model.errors import QueueDown
 from heliograph.actors.model.provider import BreakerState
-from heliograph.actors.policy.bucket import HORIZON_S, LATENESS_S, BucketShape, shape
+from heliograph.actors.policy.bucket import HORIZON_S, BucketShape, shape
 from heliograph.actors.ports.coordination import BreakerRecord, Coordination, Reservation, Verdict
 from tests.support.eventually import eventually
 
@@ -77,7 +77,7 @@ class CoordinationSuite:
         found = (await ask(coordination, want=30)).slots
         assert len(found) == 30
         assert sorted(found, key=lambda slot: slot.opens_s) == list(found)
-        assert all(slot.closes_s - slot.opens_s <= LATENESS_S + 1e-6 for slot in found)
+        assert all(slot.closes_s - slot.opens_s <= QUICK.lateness_s + 1e-6 for slot in found)
         assert found[-1].opens_s - found[0].opens_s >= (30 - QUICK.burst - 1) * QUICK.interval_s
 
     async def test_two_supervisors_share_one_bucket_and_providers_do_not(self, world: CoordinationWorld):

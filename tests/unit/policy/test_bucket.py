@@ -26,19 +26,16 @@ rates = st.one_of(st.floats(0.1, 2000), st.sampled_from([1.0, 8.0, 14.0, 50.0, 1
 bursts = st.one_of(st.floats(1, 100), st.sampled_from([1.0, 2.0, 20.0]))
 
 
-WIDTH_S = LATENESS_S + JITTER_S
-
-
-def worst_excess(slots: list[tuple[float, float]], rate: float) -> float:
+def worst_excess(slots: list[tuple[float, float]], rate: float, width_s: float) -> float:
     """Over all windows: recipients less rate x T, if the first call of a window comes as late as it can and the last
-    one as early. Slots are (moment, cost); a call falls anywhere between its moment and `WIDTH_S` later."""
+    one as early. Slots are (moment, cost); a call falls anywhere between its moment and `width_s` later."""
     slots = sorted(slots)
     worst = 0.0
     for first, (opens_s, _) in enumerate(slots):
         recipients = 0.0
         for moment_s, cost in slots[first:]:
             recipients += cost
-            worst = max(worst, recipients - rate * max(0.0, moment_s - opens_s - WIDTH_S))
+            worst = max(worst, recipients - rate * max(0.0, moment_s - opens_s - width_s))
     return worst
 
 
@@ -85,7 +82,7 @@ def test_no_window_holds_more_than_the_rate_and_the_burst(life):
         level_us = grant.level_us
         slots += [((at_us - set_us - NOW_US) / 1e6, cost) for at_us in grant.slots_us]
     rounding = rate * 1e-5 + 1e-6  # a float of this many microseconds is a quarter of one wide
-    assert worst_excess(slots, rate) <= burst + rounding
+    assert worst_excess(slots, rate, bucket.lateness_s + JITTER_S) <= burst + rounding
 
 
 @given(rates, bursts)
@@ -158,9 +155,9 @@ def test_the_true_offset_is_always_within_what_is_known(offset_s, trips, drift):
 def test_a_quick_round_trip_saves_the_slots_of_a_slow_one():
     known, _ = narrow(None, 10.0, 110.0, 10.001)
     slow, _ = narrow(known, 12.0, 112.05, 12.1)
-    opens_s, closes_s = window(112.5, slow)
+    opens_s, closes_s = window(112.5, slow, LATENESS_S)
     assert 12.5 <= opens_s < closes_s <= 12.5 + LATENESS_S
-    opens_s, closes_s = window(112.5, narrow(None, 12.0, 112.05, 12.1)[0])
+    opens_s, closes_s = window(112.5, narrow(None, 12.0, 112.05, 12.1)[0], LATENESS_S)
     assert closes_s < opens_s, "by itself it leaves no moment that is surely right"
 
 
