@@ -13,7 +13,7 @@ from typing import Final
 
 from heliograph.actors.ledger.edges import LETTERS, Edges
 from heliograph.actors.ledger.pool import Connection, Pool
-from heliograph.actors.ledger.tallies import Tally
+from heliograph.actors.ledger.tallies import DROPPED, Tally
 from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.identity import made_at, time_prefix
 
@@ -166,7 +166,7 @@ async def _drop(pool: Pool, month: Month) -> None:
         await connection.command(f"DROP TABLE {name}")
         tally = Tally()
         tally.plain(counted_as(month), -stored)
-        tally.plain("dropped", stored)
+        tally.plain(DROPPED, stored)
         await tally.write(connection)
 
     await pool.transact(work)

@@ -8,6 +8,7 @@ from typing import Any, Final, LiteralString
 
 from heliograph.actors.ledger.edges import Edges
 from heliograph.actors.ledger.pool import Connection, Pool
+from heliograph.actors.ledger.tallies import DEAD_LETTER
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterFilter, DeadLetterGroup, DeadLetterState
 from heliograph.actors.model.errors import NotFound
 from heliograph.actors.model.message import Channel, Reason
@@ -76,7 +77,7 @@ class PostgresDeadLetters:
 
     async def counts(self) -> Mapping[Reason, int]:
         rows = await self._pool.rows(COUNTS)
-        return {Reason(counted.removeprefix("dead_letter/")): n for counted, n in rows if n}
+        return {Reason(counted.removeprefix(DEAD_LETTER)): n for counted, n in rows if n}
 
     async def auto_retry(self, *, limit: int, supervisor: str, expires_after_s: float) -> list[WaitingHint]:
         async def work(connection: Connection) -> list[WaitingHint]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from heliograph.actors.ledger.pool import Connection, Pool
-from heliograph.actors.ledger.tallies import ACCEPTED, DROPPED
+from heliograph.actors.ledger.tallies import ACCEPTED, DEAD_LETTER, DROPPED
 from heliograph.actors.model.message import LANES, Channel, Reason, State
 from heliograph.actors.ports.ledger import Census
 
@@ -59,7 +59,7 @@ class PostgresStats:
             accepted={channel: entered.get((channel, ACCEPTED), 0) for channel in Channel},
             messages={(c, s): present.get((c, s), 0) for c in Channel for s in State},
             entered={(c, s): entered.get((c, s), 0) for c in Channel for s in State},
-            dead_letters={reason: present.get(("", f"dead_letter/{reason}"), 0) for reason in Reason},
+            dead_letters={reason: present.get(("", DEAD_LETTER + reason), 0) for reason in Reason},
             due={lane: due[lane.channel, lane.priority][0] for lane in LANES},
             oldest_due_age_s={lane: due[lane.channel, lane.priority][1] for lane in LANES},
         )

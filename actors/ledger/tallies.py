@@ -10,10 +10,10 @@ from collections import Counter
 from typing import Final
 
 from heliograph.actors.ledger.pool import Connection
-from heliograph.actors.model.message import Channel, Reason, State
 
 ACCEPTED: Final = "accepted"
 DROPPED: Final = "dropped"
+DEAD_LETTER: Final = "dead_letter/"
 
 # The primary key finds the rows; they belong to this connection, so nobody waits for them. In order, for the locks of
 # connections that take over a name.
@@ -44,7 +44,7 @@ class Tally:
         self._entered[channel, state] += n
 
     def dead_letter(self, reason: str, change: int) -> None:
-        self._present["", f"dead_letter/{reason}"] += change
+        self._present["", DEAD_LETTER + reason] += change
 
     def plain(self, counted: str, change: int) -> None:
         self._present["", counted] += change
@@ -63,11 +63,3 @@ class Tally:
                 [self._entered[k] for k in keys],
             ),
         )
-
-
-def states() -> list[tuple[Channel, State]]:
-    return [(channel, state) for channel in Channel for state in State]
-
-
-def dead_letters(reason: Reason) -> str:
-    return f"dead_letter/{reason}"
