@@ -79,6 +79,13 @@ class Hand:
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def urgent(self) -> int:
+        """How many of the messages are urgent."""
+        if not self._heap or self._heap[0][0] > RANK[Priority.URGENT]:
+            return 0
+        return sum(1 for entry in self._heap if entry[0] == RANK[Priority.URGENT])
+
     # ------------------------------------------------------------------------------------------- messages
 
     def add(self, held: Held) -> None:

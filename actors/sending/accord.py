@@ -47,6 +47,9 @@ IDLE_POLL_S: Final = 5.0
 PROBE_WITHIN_S: Final = 1.0
 FAR_S: Final = 1.0
 """A slot further away than this is not waited for with a claim in hand."""
+ORDINARY_S: Final = HORIZON_S / 2
+"""How far ahead slots are asked for what is not urgent, by every supervisor: so there is room behind them for what is
+urgent, whoever has it."""
 DRY_S: Final = 0.005
 LINGER_S: Final = 0.005
 """Before slots are asked for where messages share calls: a group that is handed over one by one goes out as one."""
@@ -237,17 +240,23 @@ class Accord:
             case _:
                 return inf
         share = self._share(now_s)
+        granted = self._hand.slots(now_s)
+        urgent = max(0, self._hand.urgent - granted)
         most = slots_to_ask(
-            len(self._hand),
+            urgent or len(self._hand),
             rate=self._settings.rate * share,
             supervisors=self._supervisors(),
-            capacity=calls - self._hand.slots(now_s),
+            capacity=calls - granted,
         )
         want, cost = self._hand.wanted(now_s, most=most)
         if want == 0:
             return inf
         got = await self._coordination.reserve(
-            self._name, slowed(self._shape, share, cost), want=want, cost=cost, horizon_s=HORIZON_S
+            self._name,
+            slowed(self._shape, share, cost),
+            want=want,
+            cost=cost,
+            horizon_s=HORIZON_S if urgent else ORDINARY_S,
         )
         now_s = self._clock.boot_s()
         self._redis_is_back()

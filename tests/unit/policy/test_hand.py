@@ -63,6 +63,11 @@ def test_only_urgent_ones_go_where_only_they_may() -> None:
     assert hand.pick(0.0, urgent_only=True) == ([urgent], slot())
 
 
+def test_it_knows_how_many_are_urgent() -> None:
+    assert a_hand(held(), held(Priority.BULK)).urgent == 0
+    assert a_hand(held(), held(Priority.URGENT), held(Priority.BULK), held(Priority.URGENT)).urgent == 2
+
+
 def test_a_small_slot_is_not_wasted_while_a_large_message_waits_for_its_own() -> None:
     large, small = held(Priority.URGENT, cost=5), held(cost=1)
     hand = a_hand(large, small)
