@@ -91,6 +91,7 @@ class ProviderActor:
         supervisors: Callable[[], int],
         clock: Clock,
         metrics: Metrics,
+        bulk_share: float = 0.05,
     ) -> None:
         self._settings = settings
         self._name = settings.name
@@ -100,7 +101,7 @@ class ProviderActor:
         self._clock = clock
         self._meters = ProviderMeters(metrics, settings.name)
         self._largest = shape(settings.rate, settings.burst).burst
-        self._hand = Hand(batch=settings.batch, largest=self._largest)
+        self._hand = Hand(batch=settings.batch, largest=self._largest, low_share=bulk_share)
         self._questions = Questions()
         self._too_large: list[Held] = []
         self._pacer = Bell()

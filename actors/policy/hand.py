@@ -7,12 +7,14 @@ batch key may share a slot.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heapify, heappop, heappush
 from math import inf
+from operator import itemgetter
 from typing import Final
 
 from heliograph.actors.model.attempt import Settled
@@ -66,11 +68,14 @@ class _Grant:
 
 
 class Hand:
-    """`batch` is the most messages in one call, `largest` the most recipients."""
+    """`batch` is the most messages in one call, `largest` the most recipients. A share of the calls, `low_share`, begins
+    with what is least urgent, so that no load of others keeps it here until it lapses."""
 
-    def __init__(self, *, batch: int, largest: float) -> None:
+    def __init__(self, *, batch: int, largest: float, low_share: float = 0.0) -> None:
         self._batch = batch
         self._largest = largest
+        self._low_every = max(1, round(1 / low_share)) if low_share > 0 else 0
+        self._calls = 0
         self._heap: list[tuple[int, float, int, Held]] = []
         self._grants: deque[_Grant] = deque()
         self._serial = 0
@@ -181,28 +186,43 @@ class Hand:
             return None
         if urgent_only and self._heap[0][0] > RANK[Priority.URGENT]:
             return None
-        if self._batch == 1 and self._heap[0][3].cost <= self._grants[0].cost:
-            return [heappop(self._heap)[3]], self._grants.popleft().slot
-        return self._pick_fitting(now_s, urgent_only=urgent_only)
+        picked = None
+        if self._low_every and not urgent_only and (self._calls + 1) % self._low_every == 0:
+            picked = self._pick_lowest(now_s)
+        elif self._batch == 1 and self._heap[0][3].cost <= self._grants[0].cost:
+            picked = [heappop(self._heap)[3]], self._grants.popleft().slot
+        picked = picked or self._pick_fitting(now_s, urgent_only=urgent_only)
+        self._calls += picked is not None
+        return picked
 
     # ------------------------------------------------------------------------------------------- workings
 
-    def _pick_fitting(self, now_s: float, *, urgent_only: bool) -> tuple[list[Held], Slot] | None:
+    def _pick_lowest(self, now_s: float) -> tuple[list[Held], Slot] | None:
         self._heap.sort()  # a sorted list is a heap
-        for i, (rank, _, _, first) in enumerate(self._heap):
+        lowest = bisect_left(self._heap, self._heap[-1][0], key=itemgetter(0))
+        return self._pick_from(now_s, lowest)
+
+    def _pick_fitting(self, now_s: float, *, urgent_only: bool) -> tuple[list[Held], Slot] | None:
+        self._heap.sort()
+        for i, (rank, _, _, _) in enumerate(self._heap):
             if urgent_only and rank > RANK[Priority.URGENT]:
                 return None
-            at = self._best_grant(now_s, i)
-            if at is None:
-                continue
-            grant = self._grants[at]
-            del self._grants[at]
-            chosen = self._share(i, grant.cost) if first.batch_key is not None else [i]
-            taken = [self._heap[k][3] for k in chosen]
-            gone = set(chosen)
-            self._heap = [entry for k, entry in enumerate(self._heap) if k not in gone]
-            return taken, grant.slot
+            if (picked := self._pick_from(now_s, i)) is not None:
+                return picked
         return None
+
+    def _pick_from(self, now_s: float, first: int) -> tuple[list[Held], Slot] | None:
+        """A call led by entry `first` of the sorted heap, where there is a slot for it."""
+        at = self._best_grant(now_s, first)
+        if at is None:
+            return None
+        grant = self._grants[at]
+        del self._grants[at]
+        chosen = self._share(first, grant.cost) if self._heap[first][3].batch_key is not None else [first]
+        taken = [self._heap[k][3] for k in chosen]
+        gone = set(chosen)
+        self._heap = [entry for k, entry in enumerate(self._heap) if k not in gone]
+        return taken, grant.slot
 
     def _best_grant(self, now_s: float, first: int) -> int | None:
         """The open slot that best fits a call led by entry `first`: the largest that it can fill, else the smallest

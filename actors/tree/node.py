@@ -174,6 +174,7 @@ class Node:
             self._actors[name] = actor = ProviderActor(
                 self.router.settings[name], couriers[name], self.adapters.coordination, journal.ref,
                 self.board.desk(name), supervisors=lambda: self.peers.alive, clock=clock, metrics=metrics,
+                bulk_share=settings.bulk_share,
             )  # fmt: skip
             return actor
 

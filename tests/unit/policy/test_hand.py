@@ -63,6 +63,15 @@ def test_only_urgent_ones_go_where_only_they_may() -> None:
     assert hand.pick(0.0, urgent_only=True) == ([urgent], slot())
 
 
+def test_a_share_of_the_calls_begins_with_what_is_least_urgent() -> None:
+    hand = Hand(batch=1, largest=20, low_share=0.25)
+    for priority in [Priority.BULK] * 3 + [Priority.NORMAL] * 4 + [Priority.URGENT] * 9:
+        hand.add(held(priority))
+    hand.grant([slot() for _ in range(16)], 1)
+    went = "".join(picked[0][0].priority[0] for _ in range(16) if (picked := hand.pick(0.0, urgent_only=False)))
+    assert went == "uuubuuubuuubnnnn"
+
+
 def test_it_knows_how_many_are_urgent() -> None:
     assert a_hand(held(), held(Priority.BULK)).urgent == 0
     assert a_hand(held(), held(Priority.URGENT), held(Priority.BULK), held(Priority.URGENT)).urgent == 2
