@@ -84,7 +84,6 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
         params["options"] = f"{params.get('options') or ''} {options}".strip()
         params.setdefault("application_name", application)
-        params.setdefault("fallback_application_name", "heliograph")
         # In a thread, because names are looked up.
         attempts = await trio.to_thread.run_sync(_addresses, params, abandon_on_cancel=True)
         failure: psycopg.Error | None = None

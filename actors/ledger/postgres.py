@@ -29,10 +29,10 @@ REST_SIZE: Final = 6
 async def open_ledger(url: str, *, supervisor: str) -> AsyncIterator[Ledger]:
     """LedgerDown where PostgreSQL gives no answer now; NotMigrated or MigrationRefused where its database is not at
     this version. `supervisor` names the counters that its connections keep."""
-    way = Pool(url, size=WAY_SIZE, application="heliograph", writer=f"{supervisor}/way/")
-    rest = Pool(url, size=REST_SIZE, application="heliograph", writer=f"{supervisor}/rest/")
+    way = Pool(url, size=WAY_SIZE, application=f"heliograph {supervisor}", writer=f"{supervisor}/way/")
+    rest = Pool(url, size=REST_SIZE, application=f"heliograph {supervisor}", writer=f"{supervisor}/rest/")
     try:
-        await checks_version(rest)
+        await _check_version(rest)
         yield Ledger(
             intake=PostgresIntake(way),
             delivery=PostgresDelivery(way),
@@ -49,6 +49,6 @@ async def open_ledger(url: str, *, supervisor: str) -> AsyncIterator[Ledger]:
         await rest.aclose()
 
 
-async def checks_version(pool: Pool) -> None:
+async def _check_version(pool: Pool) -> None:
     [[exists]] = await pool.rows(TABLE_EXISTS)
     refuse_unless_migrated([(n, name, checksum) for n, name, checksum in await pool.rows(APPLIED)] if exists else [])
