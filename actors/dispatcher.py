@@ -120,8 +120,10 @@ class Dispatcher:
         inbox.started()
         slots = trio.Semaphore(BATCHES)
         async with trio.open_nursery() as batches:
-            while not inbox.closed:
+            while True:
                 await slots.acquire()
+                if inbox.closed:
+                    break
                 inbox.began()
                 hints = await self._take()
                 inbox.progressed()
@@ -144,7 +146,7 @@ class Dispatcher:
             hints = await self._queue.take(
                 self._channel,
                 room,
-                most=MOST,
+                most=room[Priority.URGENT],
                 bulk_share=self._delivery.bulk_share,
                 wait_s=0.0 if full else WAIT_S,
             )
@@ -161,9 +163,16 @@ class Dispatcher:
             await self._board.changed()
 
     def _room(self) -> dict[Priority, int]:
+        """How many of each priority one take may move, with what is on its way to the desks counted as there. The room
+        for urgent ones is all that there is: a part of it is open to normal ones, and of that a part to bulk."""
         now_s = self._clock.boot_s()
         desks = [desk for name in self._names if (desk := self._board.desk(name)).blocked(now_s) is None]
-        return {p: max(0, sum(desk.room(p) for desk in desks) - self._unplaced[p]) for p in Priority}
+        rooms: dict[Priority, int] = {}
+        free, coming = MOST, sum(self._unplaced.values())
+        for priority in Priority:
+            free = rooms[priority] = max(0, min(free, sum(desk.room(priority) for desk in desks) - coming))
+            coming -= self._unplaced[priority]
+        return rooms
 
     async def _place(self, hints: Sequence[Hint], slots: trio.Semaphore) -> None:
         """One batch on its way. Cancelled in the middle (a hard stop), its hints stay in hand: the supervisor's
@@ -181,7 +190,7 @@ class Dispatcher:
     async def _load_and_claim(self, hints: Sequence[Hint]) -> None:
         lanes = {hint.message_id: hint.lane for hint in hints}
         try:
-            loaded = await self._ledger.load(list(lanes))
+            loaded = {each.tracked.message.id: each for each in await self._ledger.load(list(lanes))}
             plan = self._plan(loaded, lanes)
         finally:
             # From here on the desks know what was taken; what was not has left room for others.
@@ -198,40 +207,52 @@ class Dispatcher:
         if gone or plan.later:
             await self._settle([*gone, *(each.hint.message_id for each in plan.later)], plan.later)
 
-    def _plan(self, loaded: Sequence[Loaded], lanes: Mapping[str, Lane]) -> _Plan:
-        """What is to become of each; the desks' room is taken at once."""
-        plan = _Plan(gone=set(lanes) - {each.tracked.message.id for each in loaded})
-        for each in loaded:
-            message_id = each.tracked.message.id
-            hint = Hint(message_id, lanes[message_id])
-            if each.expires_in_s <= 0:
-                plan.gone.add(message_id)  # the scheduler ends it
-                continue
-            if each.due_in_s > 0:
-                plan.later.append(Later(hint, each.due_in_s))
-                continue
-            match self._choose(each):
-                case Take(provider):
-                    self._board.desk(provider).enter(each.tracked.message.priority)
-                    plan.takes[message_id] = (each, provider)
-                case NoRoom():
-                    plan.later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
-                case Blocked(for_s, why, provider):
-                    wait_s = min(for_s, each.expires_in_s)
-                    plan.parks.append(Park(message_id, wait_s, why, provider))
-                    plan.later.append(Later(hint, wait_s))
-                case Hopeless() as end:
-                    plan.hopeless.append((message_id, end, each.tracked.standing.redrives))
-                    plan.gone.add(message_id)
-                case _ as never:
-                    assert_never(never)
+    def _plan(self, loaded: Mapping[str, Loaded], lanes: Mapping[str, Lane]) -> _Plan:
+        """What is to become of each, in the order in which they were taken; the desks' room is taken at once."""
+        plan = _Plan(gone=set(lanes) - set(loaded))
+        try:
+            for message_id, lane in lanes.items():
+                if (each := loaded.get(message_id)) is not None:
+                    self._decide(each, Hint(message_id, lane), plan)
+        except Exception:
+            self._leave(plan.takes)
+            raise
         return plan
+
+    def _decide(self, each: Loaded, hint: Hint, plan: _Plan) -> None:
+        message_id = hint.message_id
+        if each.expires_in_s <= 0:
+            plan.gone.add(message_id)  # the scheduler ends it
+            return
+        if each.due_in_s > 0:
+            plan.later.append(Later(hint, each.due_in_s))
+            return
+        match self._choose(each):
+            case Take(provider):
+                self._board.desk(provider).enter(each.tracked.message.priority)
+                plan.takes[message_id] = (each, provider)
+            case NoRoom():
+                plan.later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
+            case Blocked(for_s, why, provider):
+                wait_s = min(for_s, each.expires_in_s)
+                plan.parks.append(Park(message_id, wait_s, why, provider))
+                plan.later.append(Later(hint, wait_s))
+            case Hopeless() as end:
+                plan.hopeless.append((message_id, end, each.tracked.standing.redrives))
+                plan.gone.add(message_id)
+            case _ as never:
+                assert_never(never)
+
+    def _leave(self, takes: Mapping[str, tuple[Loaded, str]]) -> None:
+        """Give up the room of what was not handed over."""
+        for loaded, provider in takes.values():
+            self._board.desk(provider).leave(loaded.tracked.message.priority)
 
     async def _claim(self, takes: Mapping[str, tuple[Loaded, str]]) -> set[str]:
         """Claim and hand over; answers those that were not won. The boot clock is read before the statement is sent:
         whatever delays its answer shortens our right, never the others' patience."""
         asked_s = self._clock.boot_s()
-        lost = set(takes)
+        lost = dict(takes)
         try:
             won = await self._ledger.claim(
                 [ClaimRequest(i, provider, self._hold_s[provider]) for i, (_, provider) in takes.items()],
@@ -239,7 +260,6 @@ class Dispatcher:
             )
             for claim in won:
                 loaded, provider = takes[claim.message_id]
-                lost.discard(claim.message_id)
                 deliver = Deliver(
                     loaded.tracked,
                     claim.number,
@@ -252,15 +272,14 @@ class Dispatcher:
                     if not to.offer(deliver):
                         await to.tell(deliver)
                 except ActorStopped:  # draining: the claim was never used
-                    lost.add(claim.message_id)
                     await self._ledger.release([(claim.message_id, claim.number)], supervisor=self._supervisor)
                     await self._give_back([Hint(claim.message_id, loaded.tracked.message.lane)])
+                else:
+                    del lost[claim.message_id]
             self._sending.inc(len(takes) - len(lost))
         finally:
-            for message_id in lost:
-                loaded, provider = takes[message_id]
-                self._board.desk(provider).leave(loaded.tracked.message.priority)
-        return lost
+            self._leave(lost)
+        return set(lost)
 
     def _choose(self, loaded: Loaded) -> Choice:
         message, standing = loaded.tracked.message, loaded.tracked.standing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -24,9 +24,26 @@ from heliograph.actors.queue.memory import MemoryQueue, MemoryRedis
 from tests.support.builders import a_message
 
 
+class Before:
+    """Any port; before each of its calls `hook` is awaited with the call's name, and may dally or raise."""
+
+    def __init__(self, port: Any, hook: Callable[[str], Awaitable[None]]) -> None:
+        self._port = port
+        self._hook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            await self._hook(name)
+            return await method(*args, **kwargs)
+
+        return call
+
+
 class Stage:
-    """`ledger_down` makes every call of the ledger fail; a name in `lost_answers` (`cluster.beat`) makes the next call
-    of that name fail after it took effect."""
+    """`ledger_down` makes every call of the ledger fail. A name in `lost_calls` (`cluster.beat`) makes the next call of
+    that name fail before it took effect, one in `lost_answers` after it did."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -37,12 +54,16 @@ class Stage:
         self.metrics = Metrics(self.registry)
         self._numbers = itertools.count()
         self.ledger_down = False
+        self.lost_calls: set[str] = set()
         self.lost_answers: set[str] = set()
+        self.living: set[str] = set()
+        """Names of the actors that were started and have not ended."""
 
     def _fault(self, moment: str) -> None:
         name, _, done = moment.partition("/")
-        if self.ledger_down or (done and name in self.lost_answers):
-            self.lost_answers.discard(name)
+        lost = self.lost_answers if done else self.lost_calls
+        if self.ledger_down or name in lost:
+            lost.discard(name)
             raise LedgerDown("PostgreSQL gave no answer")
 
     def queue(self, supervisor: str) -> MemoryQueue:
@@ -57,7 +78,9 @@ class Stage:
         async def live() -> None:
             with scope:
                 await build().run(inbox)
+            self.living.discard(name)
 
+        self.living.add(name)
         self._nursery.start_soon(live)
         await inbox.ready.wait()
         return mailbox, scope
