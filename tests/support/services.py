@@ -43,8 +43,8 @@ class Server:
         self._answers = answers
         self._extra = extra
         self._child: subprocess.Popen[bytes] | None = None
-        service.prepare()
         atexit.register(self.remove)
+        service.prepare()
         self.start()
 
     def start(self) -> None:
