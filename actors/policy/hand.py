@@ -68,8 +68,8 @@ class _Grant:
 
 
 class Hand:
-    """`batch` is the most messages in one call, `largest` the most recipients. A share of the calls, `low_share`, begins
-    with what is least urgent, so that no load of others keeps it here until it lapses."""
+    """`batch` is the most messages in one call, `largest` the most recipients. A share of the calls, `low_share`,
+    begins with what is least urgent, so that no load of others keeps it here until it lapses."""
 
     def __init__(self, *, batch: int, largest: float, low_share: float = 0.0) -> None:
         self._batch = batch

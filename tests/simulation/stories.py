@@ -16,7 +16,7 @@ from heliograph.actors.model.message import Channel, Priority
 from heliograph.actors.model.provider import BreakerSettings, ProviderSettings, UnknownRule
 from tests.support.builders import a_provider
 from tests.support.virtual import play
-from tests.support.world import Life, Script, Spell, World
+from tests.support.world import SETTLE_S, Life, Script, Spell, World
 
 LENGTH_S: Final = 30.0
 BREAKER: Final = BreakerSettings(minimum_calls=5, open_for_s=3.0)
@@ -60,11 +60,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Story:
+    """`patience_s`: how long all may take to settle once the faults are over."""
+
     supervisors: int
     providers: tuple[tuple[ProviderSettings, Script], ...]
     waves: tuple[Wave, ...]
     faults: tuple[Fault, ...]
     seed: int
+    patience_s: float = SETTLE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ async def _unfold(story: Story) -> tuple[World, float]:
                 happening.start_soon(_break, world, fault)
         if not world.living:
             await world.start()
-        settled_in_s = await world.settle()
+        settled_in_s = await world.settle(story.patience_s)
         await world.end()
         nursery.cancel_scope.cancel()
     return world, settled_in_s
