@@ -263,7 +263,7 @@ class Kept:
 async def test_a_crash_leaves_no_desk_without_its_room(
     stage: Stage, autojump_clock: object, nursery: trio.Nursery
 ) -> None:
-    """Three batches: one waits for its claims, one crashes at a message after it gave room to another."""
+    """One batch waits for its claims while another crashes at a message, after it gave room to others."""
     world = DispatchWorld(stage, provider("x"), provider("y"))
 
     async def slowly(name: str) -> None:
@@ -282,7 +282,9 @@ async def test_a_crash_leaves_no_desk_without_its_room(
     await nursery.start(kept.supervisor.run)
     hints = await world.post(3)
     await trio.sleep(0.1)
-    hints += [*await world.post(2), *await world.post(1, tags=("bad",))]
+    batch = [*await stage.accept(2), *await stage.accept(1, tags=("bad",))]
+    await world.push(batch)
+    hints += batch
     await trio.sleep(1.2)
     assert kept.health.restarts == 1
     assert (world.held("x"), world.held("y")) == (0, 0)
