@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -133,7 +132,6 @@ def _on_many(kind: str) -> Callable[..., None]:
             return
         operations.show_or_follow(client, answer, follow=wait)
 
-    command.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]  # typer reads it from there
     return command
 
 
