@@ -97,7 +97,7 @@ def groups(
 
 def _on_many(kind: str) -> Callable[..., None]:
     def command(
-        ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+        ids: Annotated[list[str] | None, typer.Argument(metavar="ID")] = None,
         channel: Channel = None,
         provider: Provider = None,
         reason: Reason = None,
