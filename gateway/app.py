@@ -104,6 +104,11 @@ def _description() -> dict[str, Any]:
     return openapi(ROUTES, public.routes(dict, bool, bytes, bytes))
 
 
+def _rule(route: Route[Any, Any]) -> str:
+    name = route.parameter
+    return route.path.replace(f"{{{name}}}", f"<{route.id_kind}:{name}>")
+
+
 def _converter(kind: str, pattern: str) -> type[BaseConverter]:
     return type(kind, (BaseConverter,), {"regex": pattern})
 
@@ -122,13 +127,13 @@ class _Front:
     # ------------------------------------------------------------------------------------ registration
 
     def add(self, route: Route[Any, Any]) -> None:
-        async def view(id: str = "") -> Response:  # noqa: A002 - the name in the path
+        async def view(**parameter: str) -> Response:
             try:
-                return _response(await self._answer(route, id))
+                return _response(await self._answer(route, parameter.get(route.parameter, "")))
             except HeliographError as error:
                 return self._problem(refusal_of(error))
 
-        self._register(route.method, route.path, route.path.replace("{id}", f"<{route.id_kind}:id>"), view)
+        self._register(route.method, route.path, _rule(route), view)
 
     def add_public(self, page: public.PublicRoute) -> None:
         async def view() -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
@@ -92,7 +93,7 @@ def _operation(route: Route[Any, Any], schemas: dict[Any, Any]) -> dict[str, Any
 def _parameters(route: Route[Any, Any]) -> Iterator[dict[str, Any]]:
     if route.id_kind:
         schema = {"type": "string", "pattern": f"^{KINDS_OF_ID[route.id_kind]}$"}
-        yield {"name": "id", "in": "path", "required": True, "schema": schema}
+        yield {"name": route.parameter, "in": "path", "required": True, "schema": schema}
     if route.query is not None:
         whole = route.query.model_json_schema(ref_template=REF)
         for name, schema in whole["properties"].items():
@@ -159,5 +160,5 @@ def _response(status: int, schema: Any, content_type: str, description: str = ""
 
 
 def _operation_id(method: str, path: str) -> str:
-    words = path.removeprefix("/v1").replace("{id}", "one").replace("-", "_").replace(".", "_").split("/")
+    words = re.sub(r"\{\w+\}", "one", path.removeprefix("/v1")).replace("-", "_").replace(".", "_").split("/")
     return "_".join([method.lower(), *filter(None, words)])

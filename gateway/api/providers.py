@@ -105,7 +105,7 @@ ROUTES: Final = (
     ),
     Route(
         method="POST",
-        path="/v1/providers/{id}/pause",
+        path="/v1/providers/{name}/pause",
         handler=pause,
         summary="Call a provider no more, for a time",
         tag="providers",
@@ -116,7 +116,7 @@ ROUTES: Final = (
     ),
     Route(
         method="POST",
-        path="/v1/providers/{id}/resume",
+        path="/v1/providers/{name}/resume",
         handler=resume,
         summary="End a pause",
         tag="providers",
@@ -126,7 +126,7 @@ ROUTES: Final = (
     ),
     Route(
         method="POST",
-        path="/v1/providers/{id}/breaker",
+        path="/v1/providers/{name}/breaker",
         handler=breaker,
         summary="Hold a provider's breaker open or closed for a time, or leave it to itself",
         tag="providers",

@@ -117,5 +117,10 @@ class Route(Generic[B, Q]):
     answer_type: str = "application/json"
 
     @property
+    def parameter(self) -> str:
+        """The name of the path's parameter, '' where it has none."""
+        return self.path.partition("{")[2].partition("}")[0]
+
+    @property
     def takes_json(self) -> bool:
         return self.body is not None or self.documents is not None

@@ -67,7 +67,7 @@ async def breaker(visit: Visit) -> Moved:
 
 
 def _route(action: str) -> Route[Any, Any]:
-    return route_to(ROUTES, "POST", f"/v1/providers/{{id}}/{action}")
+    return route_to(ROUTES, "POST", f"/v1/providers/{{name}}/{action}")
 
 
 def _back(visit: Visit) -> Moved:

@@ -126,7 +126,7 @@ async def test_real_answers_keep_to_the_page() -> None:
         keeps_to(page, "GET", "/v1/providers", await gateway.get("/v1/providers"))
         keeps_to(page, "GET", "/v1/providers", await gateway.get("/v1/providers?view=supervisors"))
         paused = await gateway.post("/v1/providers/text/pause", {"duration": "1h"})
-        keeps_to(page, "POST", "/v1/providers/{id}/pause", paused)
+        keeps_to(page, "POST", "/v1/providers/{name}/pause", paused)
         keeps_to(page, "GET", "/v1/stats", await gateway.get("/v1/stats"))
         made = await gateway.post("/v1/keys", {"name": "k"})
         keeps_to(page, "POST", "/v1/keys", made)
