@@ -73,7 +73,7 @@ bench: $(STAMP_DEV) ## Heliograph's own speed scenarios (PEERS=<folder of the ki
 	@PEERS="$(PEERS)" $(BIN)/python -P -m tests.bench $(ARGS)
 
 main-job: $(STAMP_DEV) ## ten thousand messages through failing providers, counted at the receiving end
-	@$(BIN)/pytest -s tests/system/test_main_job.py $(ARGS)
+	@$(BIN)/python -m tests.main_job $(ARGS)
 
 dashboards: $(STAMP_DEV) ## make grafana/dashboards from code
 	@$(BIN)/python grafana/build.py $(ARGS)
