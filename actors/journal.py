@@ -10,7 +10,7 @@ is over are outcomes given up; the reaper then closes those attempts as `unknown
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 import structlog
@@ -22,6 +22,7 @@ from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.attempt import Answer, Outcome, Settled
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
 from heliograph.actors.model.message import Channel, Move, Priority, State
+from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeadLetterSettings, DeliverySettings
 from heliograph.actors.policy.route import Router
 from heliograph.actors.policy.triage import Blocked, Situation, triage
@@ -97,6 +98,19 @@ class JournalActor:
             await self._write_round(list(now.values()))
 
     async def _write_round(self, group: Sequence[Ended]) -> None:
+        try:
+            await self._write_together(group)
+        except Exception as bug:
+            if len(group) == 1:
+                # The attempt stays open, and the reaper ends it.
+                name = group[0].tracked.message.id
+                log.exception("journal.refused", message_id=name, error=type(bug).__name__, exc_info=False)
+                return
+            # One outcome that our code or the ledger chokes on must not take its neighbours along.
+            for each in group:
+                await self._write_round([each])
+
+    async def _write_together(self, group: Sequence[Ended]) -> None:
         releases = [e for e in group if isinstance(e, AttemptReleased)]
         ended = [e for e in group if not isinstance(e, AttemptReleased)]
         blocked = self._blocked()
@@ -109,7 +123,7 @@ class JournalActor:
         """Until it lands. Each statement is shielded, so that it is either known or repeated; the waits between are
         not, so that the end of a grace ends this."""
         pause_s = 0.05
-        told = False
+        waited = False
         finished: list[Finished] = []
         while True:
             try:
@@ -120,15 +134,18 @@ class JournalActor:
                         finished = await self._ledger.finish(finishes, supervisor=self._supervisor)
                 if not limit.cancelled_caught:
                     break
+                why = f"no commit within {COMMIT_LIMIT_S:.0f} s"
             except LedgerDown as error:
-                if not told:
-                    log.warning("journal.waits", outcomes=len(finishes), error=str(error))
-                    told = True
+                why = str(error)
+            if not waited:
+                log.warning("journal.waits", outcomes=len(finishes), error=why)
+                waited = True
             await trio.sleep(pause_s * (0.5 + self._clock.random.random()))
             pause_s = min(1.0, pause_s * 2)
-        if told:
-            log.info("journal.landed", outcomes=len(finishes))
-        return finished
+        if not waited:
+            return finished
+        log.info("journal.landed", outcomes=len(finishes))
+        return [_as_told_first(*each) for each in zip(finishes, finished, strict=True)]
 
     def _finish(self, ended: Closing, blocked: Mapping[str, Blocked]) -> Finish:
         answer: Answer | None
@@ -171,7 +188,7 @@ class JournalActor:
         tracked, provider = ended.tracked, ended.provider
         if answer.outcome is Outcome.ACCEPTED:  # by far the most
             return Move(state=State.SENT, counted=tracked.standing.counted + 1, unknowns=tracked.standing.unknowns)
-        settings = self._router.settings[provider]
+        settings = self._router.settings.get(provider)
         situation = Situation(
             standing=tracked.standing,
             priority=tracked.message.priority,
@@ -180,7 +197,7 @@ class JournalActor:
             answer=answer,
             candidates=self._router.candidates(tracked.message).names,
             blocked=blocked,
-            unknown=settings.unknown,
+            unknown=settings.unknown if settings else UnknownRule.RETRY,  # a dead owner's, whom we do not know
             can_ask=provider in self._settings.can_ask,
             expires_in_s=(tracked.standing.expires_at - self._clock.now()).total_seconds(),
             draw=self._clock.random.random(),
@@ -198,9 +215,10 @@ class JournalActor:
         now = self._clock.now()
         for end, finish, result in zip(ended, finishes, finished, strict=True):
             message = end.tracked.message
-            if result.applied or result.state is State.SENT:
+            counts = result.applied or result.state is finish.move.state is State.SENT
+            if counts:
                 self._entered[message.channel, result.state].inc()
-            if result.state is State.SENT:
+            if counts and result.state is State.SENT:
                 waited_s = (now - message.created_at).total_seconds()
                 self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
             if finish.settles is not None:
@@ -234,3 +252,9 @@ class JournalActor:
             # The relay keeps what it can and finds the rest in the ledger; what stays in hand, the sweep puts back.
             if again or later:
                 self._announce(again, later)
+
+
+def _as_told_first(finish: Finish, result: Finished) -> Finished:
+    """The answer to a repeated Finish: where the message is where that would have taken it, a try before had landed."""
+    landed = not finish.overdue_only and result.state is finish.move.state
+    return replace(result, applied=True) if landed else result
