@@ -23,6 +23,7 @@ COMMANDS: Final = (
     "system",
     "settings",
     "check",
+    "healthy",
     "keys",
     "send",
     "messages",

@@ -30,7 +30,9 @@ def test_json_may_stand_before_or_after_the_command(arguments: list[str], capsys
     output.forget_wishes()
 
 
-@pytest.mark.parametrize("command", ["up", "down", "run", "migrate", "check", "send", "classify", "providers"])
+@pytest.mark.parametrize(
+    "command", ["up", "down", "run", "migrate", "check", "healthy", "send", "classify", "providers"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run([command, "--help"]) == 0
     assert "--json" in capsys.readouterr().out
