@@ -45,6 +45,7 @@ from heliograph.actors.sending.accord import Accord
 
 log = structlog.get_logger()
 SHORTEST_SLEEP_S: Final = 0.0005
+YIELD_EVERY: Final = 8
 LAST_WORDS_S: Final = 2.0
 MOST_AT_ONCE: Final = 64
 CUT_OFF: Final = Answer(
@@ -249,9 +250,13 @@ class ProviderActor:
             self._nursery.start_soon(self._send_on)
 
     async def _send_on(self) -> None:
+        calls = 0
         try:
             while not self._draining:
                 now_s = self._clock.boot_s()
+                calls += 1
+                if calls % YIELD_EVERY == 0:
+                    await trio.lowlevel.checkpoint()  # a courier that never waits is not to keep all others waiting
                 if question := self._next_question(now_s):
                     await self._ask(*question)
                 elif call := self._next_call(now_s):
@@ -477,7 +482,8 @@ class ProviderActor:
     async def _tell(self, waiting: deque[tuple[Held, Ended]]) -> None:
         while waiting:
             held, word = waiting[0]
-            await self._journal.tell(word)
+            if not self._journal.offer(word):
+                await self._journal.tell(word)
             waiting.popleft()
             self._desk.done(held.priority)
 

@@ -34,6 +34,7 @@ class Desk:
         self._blocked_until_s = -inf
         self._blocked_for: WaitingFor | None = None
         self._held = dict.fromkeys(Priority, 0)
+        self._freed = 0
         self._arrived = dict.fromkeys(Priority, 0)
 
     # ------------------------------------------------------------------------------------- for dispatchers
@@ -67,12 +68,12 @@ class Desk:
 
     def leave(self, priority: Priority, n: int = 1) -> None:
         """`n` that had entered were never handed over."""
-        if not self._waiting:
-            self._held[priority] -= n
-            return
-        before = self._inviting()
         self._held[priority] -= n
-        self._wake_if_more_inviting_than(before)
+        self._freed += n
+        if self._freed >= self._window // _WAKE_PART:
+            self._freed = 0
+            if self._waiting:
+                self._waiting.unpark_all()
 
     # ------------------------------------------------------------------------------------ for the actor
 
@@ -87,12 +88,11 @@ class Desk:
 
     def publish(self, *, window: int, blocked_until_s: float, blocked_for: WaitingFor | None) -> None:
         """`blocked_for` None: it can be asked."""
-        before = self._inviting()
+        more = window > self._window
         sooner = self._blocked_for is not None and (blocked_for is None or blocked_until_s < self._blocked_until_s)
         self._window, self._blocked_until_s, self._blocked_for = window, blocked_until_s, blocked_for
-        if sooner:
+        if sooner or more:
             self._waiting.unpark_all()
-        self._wake_if_more_inviting_than(before)
 
     def reset(self) -> None:
         """A new actor begins: what the old one had taken out of its mailbox is gone, the rest still waits in it."""
@@ -100,17 +100,6 @@ class Desk:
             self._held[priority] -= self._arrived[priority]
             self._arrived[priority] = 0
         self._waiting.unpark_all()
-
-    # ------------------------------------------------------------------------------------------ workings
-
-    def _inviting(self) -> tuple[bool, ...]:
-        """For each priority, whether there is room worth waking a dispatcher for."""
-        enough = max(1, self._window // _WAKE_PART)
-        return tuple(self.room(priority) >= enough for priority in Priority)
-
-    def _wake_if_more_inviting_than(self, before: tuple[bool, ...]) -> None:
-        if any(now and not was for was, now in zip(before, self._inviting(), strict=True)):
-            self._waiting.unpark_all()
 
 
 class Board:

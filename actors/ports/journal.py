@@ -63,5 +63,8 @@ Ended = AttemptFinished | AttemptReleased | EarlierSettled | AttemptOverdue
 
 
 class Journal(Protocol):
+    def offer(self, message: Ended) -> bool:
+        """Hand over where there is room now."""
+
     async def tell(self, message: Ended) -> None:
         """Hand over, waiting for room. Shielded by the caller: an outcome must get here."""

@@ -62,6 +62,9 @@ class Node:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
+    def offer(self, message: Ended) -> bool:
+        return False
+
     async def tell(self, message: Ended) -> None:
         await self.journal_open.wait()
         await trio.lowlevel.checkpoint()
