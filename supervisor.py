@@ -129,11 +129,11 @@ class Process:
         node = self.node
         beaten_at_s = node.peers.beaten_at_s
         beats = beaten_at_s is not None and node.clock.boot_s() - beaten_at_s < STILL_S
-        reaches, delivers = node.reaches_queue, "delivery" in node.roles
+        reaches, needed = node.reaches_queue, "gateway" not in node.roles
         down = [h.name for h in self._health() if h.phase != "running"]
         return {
             "postgres": Check(beats, "beats go through" if beats else "no beat has gone through for some seconds"),
-            "redis": Check(reaches, "the queue answers" if reaches else "the queue does not answer", required=delivers),
+            "redis": Check(reaches, "the queue answers" if reaches else "the queue does not answer", required=needed),
             "actors": Check(not down, ", ".join(down) or "all run", required=False),
         }
 
