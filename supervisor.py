@@ -27,7 +27,7 @@ from heliograph.actors.kernel.actor import Health, Inbox
 from heliograph.actors.kernel.clock import Clock, SystemClock
 from heliograph.actors.kernel.supervision import ChildSpec, Group, Supervisor
 from heliograph.actors.ledger.postgres import open_ledger
-from heliograph.actors.model.errors import HeliographError, LedgerDown
+from heliograph.actors.model.errors import HeliographError, LedgerDown, QueueDown
 from heliograph.actors.model.settings import Config
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.queue.coordination import open_coordination
@@ -150,7 +150,7 @@ async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock
             node.metrics.build_info.labels(version("heliograph"), platform.python_version()).set(1)
             code = await _run(Process(node))
             with trio.move_on_after(LEAVE_S):
-                await _leave(adapters, supervisor)
+                await _leave(node)
             return code
     except HeliographError as error:
         return _failed(error)
@@ -178,11 +178,10 @@ async def _open(config: Config, stack: AsyncExitStack, supervisor: str, clock: C
     )
 
 
-async def _leave(adapters: Adapters, supervisor: str) -> None:
-    """Nothing is left with us after a drain; others need not find that out."""
+async def _leave(node: Node) -> None:
     try:
-        await adapters.ledger.cluster.leave(supervisor)
-    except LedgerDown as error:
+        await node.leave()
+    except (LedgerDown, QueueDown) as error:
         log.warning("supervisor.left_without_word", error=str(error))
 
 

@@ -122,6 +122,11 @@ class Relay:
             await self._relay(inbox)
             nursery.cancel_scope.cancel()
 
+    @property
+    def owes(self) -> bool:
+        """Whether it holds hints that the lists do not have."""
+        return bool(self._owed)
+
     # ---------------------------------------------------------------------------------------- new work
 
     async def _relay(self, inbox: Inbox[RelayMessage]) -> None:

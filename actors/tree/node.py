@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -21,6 +22,7 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.metrics.tree import TreeMetrics
+from heliograph.actors.model.errors import StaleGeneration
 from heliograph.actors.model.message import Channel, State
 from heliograph.actors.model.provider import ProviderReport
 from heliograph.actors.model.settings import Config
@@ -119,6 +121,16 @@ class Node:
     @property
     def reaches_queue(self) -> bool:
         return self._relay_actor is not None and self._relay_actor.reaches_queue
+
+    async def leave(self) -> bool:
+        """The last word after a drain: nothing is left with us, nobody need look. Where hints are left, since Redis is
+        away, it is not said (False, QueueDown or LedgerDown), and the others find it as they find a death."""
+        if self._relay_actor is not None and self._relay_actor.owes:
+            return False
+        with suppress(StaleGeneration):  # then our hand is gone with its lists
+            await self.adapters.queue.adopt(self.supervisor)
+        await self.adapters.ledger.cluster.leave(self.supervisor)
+        return True
 
     def reports(self) -> list[ProviderReport]:
         return [actor.report() for actor in self._actors.values()]

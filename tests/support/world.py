@@ -189,8 +189,10 @@ class Life:
     supervisor: Supervisor = field(init=False)
     lines: Lines = field(default_factory=Lines)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    runs: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     killed: bool = False
+    left_without_word: bool = False
 
     @property
     def living(self) -> bool:
@@ -242,6 +244,7 @@ class World:
         return [life for life in self.lives if life.living]
 
     async def start(self, count: int = 1, roles: frozenset[str] = ROLES) -> Life:
+        """Start so many, and wait until they run, or are killed before they do."""
         for _ in range(count):
             life = Life(f"s{len(self.lives) + 1}")
             life.node = Node(self.config, self._adapters(life), roles=roles, supervisor=life.name, clock=self.clock)
@@ -266,8 +269,13 @@ class World:
 
     async def _live(self, life: Life, task_status: trio.TaskStatus[None]) -> None:
         with life.scope:
-            await life.supervisor.run(task_status=task_status)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(life.supervisor.run)
+                life.runs.set()
+                task_status.started()
         life.ended.set()
+        if not life.runs.is_set():
+            task_status.started()
 
     async def kill(self, life: Life) -> None:
         """SIGKILL: not another word reaches a store, and what was in memory is gone."""
@@ -279,10 +287,19 @@ class World:
         await life.ended.wait()
 
     async def drain(self, life: Life) -> None:
-        """SIGTERM, and the row marked ended, as the process does it."""
+        """SIGTERM. What it cannot hand over since a store is away, others find as they find a death."""
+        self._note_trouble(life)
         await life.supervisor.drain()
         await life.ended.wait()
-        await self.ledger.cluster.leave(life.name)
+        self._note_trouble(life)
+        try:
+            life.left_without_word = not await life.node.leave()
+        except (LedgerDown, QueueDown):
+            life.left_without_word = True
+
+    def _note_trouble(self, life: Life) -> None:
+        if self.ledger_down or self.doubt or not life.lines.ledger:
+            self.judge.troubled.append((life.name, trio.current_time(), inf))
 
     async def cut(self, life: Life, for_s: float, *, ledger: bool = False, redis: bool = False) -> None:
         began_s = trio.current_time()
@@ -349,11 +366,12 @@ class World:
         for life in self.living:
             await self.drain(life)
         for lists in self.redis.data.lists.values():
-            held = {name: ids for name, ids in lists.hands.items() if ids and not self._died(name)}
+            held = {name: ids for name, ids in lists.hands.items() if ids and not self._found_dead(name)}
             if held:
                 self.judge.wrong.append(f"still in hand after a drain: {held}")
-        if claims := {c.supervisor for c in self.store.claims.values() if not self._died(c.supervisor)}:
+        if claims := {c.supervisor for c in self.store.claims.values() if not self._found_dead(c.supervisor)}:
             self.judge.wrong.append(f"claims left by those that drained: {claims}")
 
-    def _died(self, name: str) -> bool:
-        return any(life.name == name and life.killed for life in self.lives)
+    def _found_dead(self, name: str) -> bool:
+        """Others look after what it left: it was killed, or did not say good-bye."""
+        return any(life.name == name and (life.killed or life.left_without_word) for life in self.lives)
