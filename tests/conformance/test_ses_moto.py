@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 
@@ -20,62 +12,28 @@ from heliograph.actors.ports.courier import Courier
 from heliograph.providers import build
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, an_email
-
-SCOPE = "AWS4-HMAC-SHA256 Credential=a/20261124/ap-south-1/ses/aws4_request, SignedHeaders=a, Signature=b"
-"""moto reads region and account from it, and checks nothing."""
-
-
-def call_moto(url: str, body: object = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"content-type": "application/json", "authorization": SCOPE}
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
-        return json.loads(answer.read())
+from tests.support.moto import call_moto, kept, know_sender, moto_server
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """A moto server in a process of its own that knows the sender `shop.in`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = "import sys; from moto.server import main; main(sys.argv[1:])"
-    command = [sys.executable, "-W", "ignore", "-c", program, "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                call_moto(f"{url}/moto-api/data.json")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, "moto ended by itself"
-                assert time.monotonic() < deadline, "moto did not start within a minute"
-                time.sleep(0.1)
+    with moto_server() as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture
 async def courier(moto: str) -> AsyncIterator[Courier]:
     call_moto(f"{moto}/moto-api/reset", {})
-    call_moto(f"{moto}/v2/email/identities", {"EmailIdentity": "shop.in"})
+    know_sender(moto, "shop.in")
     opened = build(http_settings("ses", moto))
     yield opened
     await opened.aclose()
 
 
-def kept(moto: str, kind: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = call_moto(f"{moto}/moto-api/data.json").get("ses", {}).get(kind, [])
-    return found
-
-
 async def test_a_simple_mail_arrives(moto: str, courier: Courier) -> None:
     (answer,) = await courier.send([a_call(an_email(subject="Grüße", text="नमस्ते"))], lambda: None)
     assert answer.outcome is Outcome.ACCEPTED
-    (mail,) = kept(moto, "Message")
+    (mail,) = kept(moto)
     assert mail["id"] == answer.provider_message_id
     assert (mail["subject"], mail["body"]) == ("Grüße", "नमस्ते")
 
@@ -91,7 +49,7 @@ async def test_a_raw_mail_arrives(moto: str, courier: Courier) -> None:
 async def test_an_unknown_sender_is_refused(moto: str, courier: Courier) -> None:
     (answer,) = await courier.send([a_call(an_email(sender="me@elsewhere.example"))], lambda: None)
     assert (answer.outcome, answer.code) == (Outcome.REJECTED, "MessageRejected")
-    assert kept(moto, "Message") == []
+    assert kept(moto) == []
 
 
 async def test_too_many_recipients_are_refused(courier: Courier) -> None:

@@ -6,12 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 import psycopg
-
-from tests.main_job.servers import Server
 
 _SERIES: Final = re.compile(r"^(heliograph_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
@@ -19,6 +17,16 @@ _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 ROWS: Final = "SELECT m.id, m.state, c.recipient FROM messages m JOIN contents c USING (id)"
 ATTEMPTS: Final = "SELECT provider, count(*) FROM attempts WHERE outcome = 'accepted' GROUP BY provider"
 LETTERS: Final = "SELECT reason, count(*) FROM dead_letters WHERE state = 'open' GROUP BY reason"
+
+
+class Counting(Protocol):
+    """A receiving server: how often it took, and refused for good, a message to whom."""
+
+    name: str
+
+    def taken(self) -> Counter[str]: ...
+
+    def refused(self) -> Counter[str]: ...
 
 
 class Api:
@@ -76,7 +84,7 @@ class Counts:
     disagreements: list[str] = field(default_factory=list)
 
     @classmethod
-    def take(cls, servers: Sequence[Server], api: Api, postgres_url: str, metrics_urls: Sequence[str]) -> Counts:
+    def take(cls, servers: Sequence[Counting], api: Api, postgres_url: str, metrics_urls: Sequence[str]) -> Counts:
         messages = list(api.all("/v1/messages"))
         with psycopg.connect(postgres_url) as connection:
             rows = {i: (state, to) for i, state, to in connection.execute(ROWS)}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).parents[2]
 EMULATORS: Final = "tests.support.emulators"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """`control` is where it is asked and told; `down` is its mode that a provider's 503 is."""
 
@@ -27,8 +27,9 @@ class Server:
     control: str
     down: str = "503"
 
-    def be(self, mode: str) -> None:
-        httpx.post(f"{self.control}/_control", json={"mode": mode}, timeout=10).raise_for_status()
+    def be(self, mode: str, times: int | None = None) -> None:
+        order = {"mode": mode} | ({"times": times} if times else {})
+        httpx.post(f"{self.control}/_control", json=order, timeout=10).raise_for_status()
 
     def seen(self) -> dict[str, Any]:
         answer: dict[str, Any] = httpx.get(f"{self.control}/_seen", timeout=10).raise_for_status().json()
@@ -59,19 +60,23 @@ SERVERS: Final = (
 @contextmanager
 def running(servers: Sequence[Server], rejects: Path) -> Iterator[None]:
     """`rejects` names the recipients that each of them refuses for good."""
-    processes = []
-    try:
+    with ExitStack() as processes:
         for server in servers:
-            command = [sys.executable, "-W", "ignore", "-m", *server.arguments, f"--reject-file={rejects}"]
-            processes.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
-        for server, process in zip(servers, processes, strict=True):
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            if not said.startswith("listening on"):
-                raise SystemExit(f"the server for {server.name} did not start; is its port taken?")
+            processes.enter_context(emulator(*server.arguments, f"--reject-file={rejects}"))
         yield
+
+
+@contextmanager
+def emulator(*arguments: str) -> Iterator[str]:
+    """A process of `python -m` these arguments; its line that says where it listens."""
+    command = [sys.executable, "-W", "ignore", "-m", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if not said.startswith("listening on"):
+            raise SystemExit(f"{' '.join(arguments)} did not start; is its port taken?")
+        yield said
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.communicate(timeout=10)
+        process.terminate()
+        process.communicate(timeout=10)

@@ -166,11 +166,11 @@ class RedisServer(Server):
             client.execute_command(command)
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
+def wait_until(true: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + within_s
     while not true():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"not within {PATIENCE_S:.0f} s: {what}")
+            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
         time.sleep(0.02)
 
 
