@@ -365,9 +365,10 @@ class World:
         """Drain all that live. Nothing may be left in anybody's hand."""
         for life in self.living:
             await self.drain(life)
-        for lists in self.redis.data.lists.values():
-            held = {name: ids for name, ids in lists.hands.items() if ids and not self._found_dead(name)}
-            if held:
+        in_force = self.store.generation
+        if in_force is not None and in_force.run_id == self.redis.run_id:
+            hands = self.redis.data.lists[in_force.name].hands if in_force.name in self.redis.data.lists else {}
+            if held := {name: ids for name, ids in hands.items() if ids and not self._found_dead(name)}:
                 self.judge.wrong.append(f"still in hand after a drain: {held}")
         if claims := {c.supervisor for c in self.store.claims.values() if not self._found_dead(c.supervisor)}:
             self.judge.wrong.append(f"claims left by those that drained: {claims}")
