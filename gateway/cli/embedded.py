@@ -93,6 +93,7 @@ class Postgres:
             self.account = _owner_of(self._link) or _nobody()
             self._move_within_reach(self.account)
         if not (self._link / "PG_VERSION").exists():
+            _refuse_nameless(self.account.uid if self.account else os.geteuid())
             self._make()
 
     def _move_within_reach(self, account: Account) -> None:
@@ -335,6 +336,15 @@ def _nobody() -> Account:
     except KeyError:
         return Account(65_534, 65_534)
     return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _refuse_nameless(uid: int) -> None:
+    """initdb will not work for a user that the system has no name for, as in some containers."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        text = f"the user {uid} has no name in /etc/passwd, and PostgreSQL makes no data for such a user"
+        raise EmbeddedFault(f"{text}; give it one, or set postgres.url") from None
 
 
 def _can_enter(account: Account, folder: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph.actors.model.errors import HeliographError
 from heliograph.gateway.cli.embedded import Postgres, Redis, free_port, port_is_free
 from heliograph.gateway.cli.processes import Identity
 
@@ -63,3 +64,9 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert ourselves is not None
     assert ourselves.alive()
     assert not Identity(os.getpid(), ourselves.started + 1).alive()
+
+
+def test_a_user_without_a_name_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 3_999_999)
+    with pytest.raises(HeliographError, match="3999999 has no name"):
+        Postgres(tmp_path, 1, "x").prepare()
