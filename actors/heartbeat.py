@@ -71,7 +71,7 @@ class Heartbeat:
         self._metrics_url = metrics_url
         self._clock = clock
         self._seen: dict[str, Seen] = {}
-        self._controls: dict[str, Controls] = {}
+        self._said: dict[str, Controls | None] = {}
         self._last_beat_s: float | None = None
 
     async def run(self, inbox: Inbox[None]) -> None:
@@ -122,11 +122,11 @@ class Heartbeat:
     async def _spread_controls(self) -> None:
         controls = {c.provider: c for c in await self._cluster.controls()}
         for name, ref in self._providers.items():
-            if controls.get(name) != self._controls.get(name) and ref.offer(ControlsChanged(controls.get(name))):
-                if name in controls:
-                    self._controls[name] = controls[name]
-                else:
-                    self._controls.pop(name, None)
+            said = controls.get(name)
+            if name in self._said and self._said[name] == said:
+                continue
+            if ref.offer(ControlsChanged(said)):  # else with the next beat
+                self._said[name] = said
 
     async def _bury(self, dead: str) -> None:
         """Move its hints, push again what it may have owed, and only then mark it ended: many may do it at once, and

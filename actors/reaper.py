@@ -2,7 +2,8 @@
 
 It tells the journal, which closes the attempt as `unknown` (nobody can say whether the call was made) and lets the
 message go on as its provider's `unknown` rule says. Every supervisor looks about once a second; the ledger lets one
-of them win. After an outage of the ledger it holds still for a while, so that owners can land the answers they kept.
+of them win. Once the ledger is back after an outage it holds still for a while, so that owners can land the answers
+they kept.
 """
 
 from __future__ import annotations
@@ -31,15 +32,19 @@ class Reaper:
 
     async def run(self, inbox: Inbox[None]) -> None:
         wait_s = EVERY_S
+        away = False
         while True:
-            await inbox.receive(wait_s * (0.5 + self._clock.random.random()))
+            await inbox.receive(wait_s * (1 + self._clock.random.random() / 2))
             if inbox.closed:
                 return
             inbox.began()
             try:
                 overdue = await self._ledger.overdue(MOST)
             except LedgerDown:
-                wait_s = AFTER_OUTAGE_S
+                away, wait_s = True, EVERY_S
+                continue
+            if away:
+                away, wait_s = False, AFTER_OUTAGE_S
                 continue
             for each in overdue:
                 log.warning(

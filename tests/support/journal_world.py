@@ -30,9 +30,11 @@ DELIVERY = DeliverySettings(backoff_base_s=10.0, unknown_wait_s=30.0)
 
 
 class JournalWorld:
-    """`announced` is what the relay was told. Providers of the route: x, then y."""
+    """`announced` is what the relay was told. Providers of the route: x, then y; with `ask` they can be asked what
+    became of an attempt, else it is made again."""
 
-    def __init__(self, stage: Stage, supervisor: str = "a") -> None:
+    def __init__(self, stage: Stage, supervisor: str = "a", *, ask: bool = False) -> None:
+        self.ask = ask
         self.stage = stage
         self.name = supervisor
         self.ledger: Any = stage.ledger.delivery
@@ -44,8 +46,9 @@ class JournalWorld:
         self.supervisor = Supervisor(Group(name="top", children=[child]), stage.clock)
 
     def _build(self) -> JournalActor:
+        rule = UnknownRule.ASK if self.ask else UnknownRule.RETRY
         providers = [
-            a_provider(name=name, channel=Channel.SMS, priority=priority, unknown=UnknownRule.RETRY)
+            a_provider(name=name, channel=Channel.SMS, priority=priority, unknown=rule)
             for priority, name in enumerate("xy")
         ]
         takes: dict[str, Callable[[Any], str | None]] = {p.name: lambda _: None for p in providers}
@@ -56,7 +59,9 @@ class JournalWorld:
             lambda: self.blocked,
             lambda hints, later: self.announced.append(([*hints], [*later])),
             settings=JournalSettings(
-                delivery=DELIVERY, dead_letters=DeadLetterSettings(auto_retry_s=(60.0,)), can_ask=frozenset()
+                delivery=DELIVERY,
+                dead_letters=DeadLetterSettings(auto_retry_s=(60.0,)),
+                can_ask=frozenset("xy" if self.ask else ""),
             ),
             supervisor=self.name,
             clock=self.stage.clock,

@@ -85,18 +85,19 @@ class Stage:
         await inbox.ready.wait()
         return mailbox, scope
 
-    async def accept(self, count: int = 1, *, in_s: float | None = None, **fields: Any) -> list[Hint]:
-        """Messages committed, whose hints nobody was told of. With `in_s` they are scheduled."""
+    async def accept(
+        self, count: int = 1, *, in_s: float | None = None, by: str = "gateway", **fields: Any
+    ) -> list[Hint]:
+        """Messages committed by a supervisor, whose hints nobody was told of. With `in_s` they are scheduled."""
         now = self.clock.now()
-        messages = [self._message(in_s, **fields) for _ in range(count)]
+        messages = [self.message(in_s, **fields) for _ in range(count)]
         state = State.QUEUED if in_s is None else State.SCHEDULED
-        await self.ledger.intake.accept(
-            [Acceptance(messages=tuple(messages), states=(state,) * count)], supervisor="gateway"
-        )
+        await self.ledger.intake.accept([Acceptance(messages=tuple(messages), states=(state,) * count)], supervisor=by)
         assert self.clock.now() == now
         return [Hint(message.id, message.lane) for message in messages]
 
-    def _message(self, in_s: float | None, **fields: Any) -> Message:
+    def message(self, in_s: float | None = None, **fields: Any) -> Message:
+        """One of now; with `in_s` to be sent then."""
         now = self.clock.now()
         known: dict[str, Any] = {
             "id": new_id("msg", now, next(self._numbers)),
