@@ -143,7 +143,7 @@ async def test_one_that_was_only_slow_is_back_with_its_next_beat(stage: Stage, a
     assert await living(stage) == ["a"]
     assert in_lanes(stage) == [hint.message_id for hint in hints], "doubled: it has it in hand still"
     slow.line = True
-    await trio.sleep(2)
+    await trio.sleep(2.5)
     assert await living(stage) == ["a", "b"]
     assert (a.peers.alive, slow.peers.alive) == (2, 2)
     await trio.sleep(60)
