@@ -14,7 +14,7 @@ from heliograph.gateway.api import pages
 from heliograph.gateway.api.dead_letters import LIST, ROUTES
 from heliograph.gateway.api.reading import refused
 from heliograph.gateway.api.schemas import MOST_IDS
-from heliograph.gateway.console.commands import operation_equivalent
+from heliograph.gateway.console.commands import listing_equivalent, operation_equivalent
 from heliograph.gateway.console.filters import FIELDS, Filter, first_of_each, parse_words
 from heliograph.gateway.console.visit import Moved, Page, View, Visit, route_to
 from heliograph.gateway.problems import Fault, Refused
@@ -31,7 +31,14 @@ async def groups(visit: Visit) -> Page | Moved:
     wanted = Filter.of(visit.query, visit.now)
     found = await visit.services.ledger.dead_letters.groups(wanted.wanted, tenant=visit.tenant, limit=MOST_GROUPS + 1)
     shown, more = pages.split(found, MOST_GROUPS)
-    return Page("groups.html", {**_filtering(visit, wanted), "groups": shown, "more": more, "total": _total(shown)})
+    values = {
+        **_filtering(visit, wanted),
+        "groups": shown,
+        "more": more,
+        "total": _total(shown),
+        "equivalents": [listing_equivalent(visit.origin, "groups", "/v1/dead-letters/groups", wanted.exact)],
+    }
+    return Page("groups.html", values)
 
 
 async def letters(visit: Visit) -> Page | Moved:
@@ -49,6 +56,7 @@ async def letters(visit: Visit) -> Page | Moved:
         "total": _total(matching),
         "next": urlencode({**wanted.given, "cursor": pages.cursor_after(LIST, shown[-1].id)}) if more else None,
         "first": before is None,
+        "equivalents": [listing_equivalent(visit.origin, "list", "/v1/dead-letters", wanted.exact)],
     }
     return Page("letters.html", values)
 

@@ -94,6 +94,7 @@ async def _page(visit: Visit, *, revealed: bool) -> Page:
     view = await visit.services.ledger.messages.get(visit.id, tenant=visit.tenant)
     [waiting] = await visit.shared.cluster.waiting([view])
     state = letter.state if letter is not None else None
+    cancellable = view.standing.state in (State.QUEUED, State.SCHEDULED) and visit.may(ScopeName.MESSAGES_WRITE)
     values = {
         "view": view,
         "letter": letter,
@@ -103,8 +104,8 @@ async def _page(visit: Visit, *, revealed: bool) -> Page:
         "may_write": visit.may(ScopeName.DEAD_LETTERS_WRITE),
         "redrivable": state in (DeadLetterState.OPEN, DeadLetterState.ARCHIVED),
         "archivable": state is DeadLetterState.OPEN,
-        "cancellable": view.standing.state in (State.QUEUED, State.SCHEDULED) and visit.may(ScopeName.MESSAGES_WRITE),
-        "equivalents": list(_equivalents(visit, letter)),
+        "cancellable": cancellable,
+        "equivalents": list(_equivalents(visit, letter, cancellable=cancellable)),
     }
     return Page("message.html", values)
 
@@ -118,9 +119,11 @@ async def _letter(visit: Visit) -> DeadLetter | None:
         return None
 
 
-def _equivalents(visit: Visit, letter: DeadLetter | None) -> Iterator[Equivalent]:
+def _equivalents(visit: Visit, letter: DeadLetter | None, *, cancellable: bool) -> Iterator[Equivalent]:
     path = f"/v1/messages/{visit.id}"
     yield equivalent("read", visit.origin, path, ["messages", "show", visit.id], method="GET")
+    if cancellable:
+        yield equivalent("cancel", visit.origin, f"{path}/cancel", None)
     if letter is not None:
         yield operation_equivalent(visit.origin, "redrive", {"ids": [visit.id]})
 

@@ -172,7 +172,11 @@ class _Console:
         return {
             "now": visit.now,
             "key": key,
-            "menu": [(name, path, _is_at(path, visit.path)) for name, path, scopes in MENU if not scopes or visit.may(*scopes)],
+            "menu": [
+                (name, path, _is_at(path, visit.path))
+                for name, path, scopes in MENU
+                if not scopes or visit.may(*scopes)
+            ],
             "may_letters": visit.may(ScopeName.DEAD_LETTERS_READ),
             "may_operate": visit.may(ScopeName.DEAD_LETTERS_WRITE),
         }

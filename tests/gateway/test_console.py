@@ -326,6 +326,14 @@ async def test_groups_are_counted_by_cause_with_a_way_to_their_own_letters() -> 
         assert "1 open" in (await browser.open(links[1])).words
 
 
+async def test_a_list_says_how_a_program_gets_the_same() -> None:
+    async with a_browser() as browser:
+        shown = await browser.open(f"{LETTERS}/list?{urlencode({'cause': 'no such number', 'since': '1h'})}")
+        since = "2026-11-24T11:00:00Z"
+        assert f"heliograph dead-letters list --cause 'no such number' --since {since}" in shown.words
+        assert "curl -sS 'http://localhost/v1/dead-letters?cause=no+such+number&since=" in shown.words
+
+
 async def test_recipients_are_masked_until_somebody_asks() -> None:
     async with a_browser() as browser:
         message = await failed(browser.gateway, "no such number", detail="+919876540000: no such number")

@@ -61,7 +61,10 @@ def ends_cleanly(system: System, up: Process, number: signal.Signals) -> None:
 
 
 def test_up_says_where_it_is_and_its_curl_line_posts_a_message(system: System, up: Process) -> None:
-    url, key, _, curl = lines_of_up(up)
+    url, key, console, curl = lines_of_up(up)
+    entered = httpx.get(console)
+    assert (entered.status_code, "heliograph_console" in entered.cookies) == (303, True)
+    assert httpx.get(console).status_code == 401  # the code in it is good once
     _, _, address, *rest = shlex.split(curl)
     assert rest[::2] == ["-H", "-H", "-d"]
     headers = dict(header.split(": ", 1) for header in (rest[1], rest[3]))
