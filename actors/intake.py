@@ -92,8 +92,9 @@ class Intake:
         for accept, result in zip(group, results, strict=True):
             if not isinstance(result, Accepted):
                 continue
-            for message, state in zip(accept.acceptance.messages, accept.acceptance.states, strict=True):
-                entered[message.channel, state] += 1
+            acceptance = accept.acceptance
+            entered.update(zip([m.channel for m in acceptance.messages], acceptance.states, strict=True))
+            for message, state in zip(acceptance.messages, acceptance.states, strict=True):
                 if state is State.QUEUED:
                     hints.append(Hint(message.id, message.lane))
                 elif state is State.SCHEDULED and message.send_at is not None:

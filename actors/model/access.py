@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
+
+from heliograph.actors.model.word import Word
 
 DEFAULT_TENANT: Final = "default"
 
 
-class ScopeName(StrEnum):
+class ScopeName(Word):
     MESSAGES_WRITE = "messages:write"
     MESSAGES_READ = "messages:read"
     DEAD_LETTERS_WRITE = "dead_letters:write"

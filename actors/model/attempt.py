@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from heliograph.actors.model.message import Message
+from heliograph.actors.model.word import Word
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     DEFERRED = "deferred"
@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Settled(StrEnum):
+class Settled(Word):
     """What was learnt later of an attempt whose outcome was `unknown`."""
 
     ACCEPTED = "accepted"
@@ -26,7 +26,7 @@ class Settled(StrEnum):
     NOT_SENT = "not_sent"
 
 
-class Scope(StrEnum):
+class Scope(Word):
     """Whom an answer says something about.
 
     `PROVIDER`: breaker and limiter take it as evidence. `MESSAGE`: only this message (a full mailbox, a

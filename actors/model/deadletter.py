@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 from heliograph.actors.model.message import Channel, Reason
+from heliograph.actors.model.word import Word
 
 
-class DeadLetterState(StrEnum):
+class DeadLetterState(Word):
     OPEN = "open"
     REDRIVEN = "redriven"
     ARCHIVED = "archived"
@@ -68,13 +68,13 @@ class DeadLetterGroup:
     sample_id: str
 
 
-class OperationKind(StrEnum):
+class OperationKind(Word):
     REDRIVE = "redrive"
     ARCHIVE = "archive"
     DISCARD = "discard"
 
 
-class OperationState(StrEnum):
+class OperationState(Word):
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
+from heliograph.actors.model.word import Word
 
-class Channel(StrEnum):
+
+class Channel(Word):
     SMS = "sms"
     EMAIL = "email"
 
 
-class Priority(StrEnum):
+class Priority(Word):
     """In the order in which they are served."""
 
     URGENT = "urgent"
@@ -26,14 +27,14 @@ class Priority(StrEnum):
     BULK = "bulk"
 
 
-class Category(StrEnum):
+class Category(Word):
     OTP = "otp"
     TRANSACTIONAL = "transactional"
     SERVICE = "service"
     PROMOTIONAL = "promotional"
 
 
-class State(StrEnum):
+class State(Word):
     """Where a message is. `SENDING` is never stored in the message's row: it is read from its open claim."""
 
     SCHEDULED = "scheduled"
@@ -48,7 +49,7 @@ class State(StrEnum):
     SUPPRESSED = "suppressed"
 
 
-class Reason(StrEnum):
+class Reason(Word):
     """Why a message ended as it did (`Standing.reason`), and the reason of its dead letter."""
 
     REJECTED = "rejected"
@@ -62,7 +63,7 @@ class Reason(StrEnum):
     NO_RECEIPT = "no_receipt"
 
 
-class WaitingFor(StrEnum):
+class WaitingFor(Word):
     RATE = "rate"
     BREAKER = "breaker"
     BACKOFF = "backoff"
@@ -91,6 +92,7 @@ class Lane:
 
 
 LANES: Final[tuple[Lane, ...]] = tuple(Lane(c, p) for c in Channel for p in Priority)
+_LANES: Final = {(lane.channel, lane.priority): lane for lane in LANES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,7 @@ class Message:
 
     @property
     def lane(self) -> Lane:
-        return Lane(self.channel, self.priority)
+        return _LANES[self.channel, self.priority]
 
     @property
     def recipients(self) -> int:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from heliograph.actors.model.message import Channel
+from heliograph.actors.model.word import Word
 
 
-class BreakerState(StrEnum):
+class BreakerState(Word):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
-class UnknownRule(StrEnum):
+class UnknownRule(Word):
     """What to do after an attempt without an answer."""
 
     ASK = "ask"

@@ -85,7 +85,8 @@ class _Batch:
 
     async def accept(self, known: Known | None, fingerprint: bytes) -> Reply:
         """LedgerDown and MailboxFull refuse the whole: repeated, it finds its keyed items where the first left them."""
-        await self._draft()
+        async with self._call.shared.turn:
+            await self._draft()
         if self._keyed:
             if known is not None and (reply := await self._recalled(known, fingerprint)) is not None:
                 return reply

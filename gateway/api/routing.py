@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import orjson
+import trio
 from werkzeug.datastructures import Headers
 
 from heliograph.actors.model.access import ApiKey, ScopeName
@@ -58,13 +59,15 @@ def dumps(answer: object) -> bytes:
 
 @dataclass(slots=True)
 class Shared:
-    """What the requests of one process have in common. `streams` counts those that are open."""
+    """What the requests of one process have in common. `streams` counts those that are open; batches take their
+    `turn` at the processor, so that one is committed while the next is read, and not all at the same time."""
 
     authenticator: Authenticator
     drafter: Drafter
     in_flight: InFlight
     cluster: ClusterView
     streams: int = 0
+    turn: trio.Lock = field(default_factory=trio.Lock)
 
     @classmethod
     def of(cls, services: Services) -> Shared:
