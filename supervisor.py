@@ -9,6 +9,7 @@ Exit codes: 0 drained; 1 a port is taken, the database is not migrated, or the t
 
 from __future__ import annotations
 
+import gc
 import platform
 import secrets
 import signal
@@ -141,6 +142,8 @@ class Process:
 async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock: Clock | None = None) -> int:
     """One supervisor until a signal; answers the exit code. Its id is drawn anew at each start: a name used again
     would hide what its former bearer left."""
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)  # values come and go by the thousand, few in cycles: a twelfth of the time
     supervisor = secrets.token_hex(4)
     structlog.contextvars.bind_contextvars(supervisor=supervisor)
     try:
@@ -148,10 +151,10 @@ async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock
             adapters = await _open(config, stack, supervisor, clock or SystemClock())
             node = Node(config, adapters, roles=roles, supervisor=supervisor, clock=clock or SystemClock())
             node.metrics.build_info.labels(version("heliograph"), platform.python_version()).set(1)
-            code = await _run(Process(node))
-            with trio.move_on_after(LEAVE_S):
-                await _leave(node)
-            return code
+            if await _run(Process(node)):
+                with trio.move_on_after(LEAVE_S):
+                    await _leave(node)
+            return 0
     except HeliographError as error:
         return _failed(error)
     except ExceptionGroup as group:
@@ -185,16 +188,19 @@ async def _leave(node: Node) -> None:
         log.warning("supervisor.left_without_word", error=str(error))
 
 
-async def _run(process: Process) -> int:
+async def _run(process: Process) -> bool:
+    """Whether it ended by a drain. Else it was stopped at once, and others find what it left as they find a death."""
+    drained = False
     supervisor = Supervisor(process.group, process.node.clock)
     log.info("supervisor.starting", roles=sorted(process.node.roles), version=version("heliograph"))
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             nursery.start_soon(_watch, signals, process, supervisor, nursery.cancel_scope)
             await supervisor.run()
+            drained = True
             nursery.cancel_scope.cancel()
     log.info("supervisor.stopped")
-    return 0
+    return drained
 
 
 async def _watch(

@@ -27,7 +27,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SystemClock:
-    random: random.Random = field(default_factory=random.SystemRandom)
+    random: random.Random = field(default_factory=random.Random)
 
     def boot_s(self) -> float:
         return time.clock_gettime(_BOOT)
