@@ -183,7 +183,8 @@ async def _open(config: Config, stack: AsyncExitStack, supervisor: str, clock: C
 
 async def _leave(node: Node) -> None:
     try:
-        await node.leave()
+        if not await node.leave():
+            log.warning("supervisor.left_without_word", error="hints are left that no list has")
     except (LedgerDown, QueueDown) as error:
         log.warning("supervisor.left_without_word", error=str(error))
 

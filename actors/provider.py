@@ -131,10 +131,11 @@ class ProviderActor:
         try:
             await self._work(inbox)
         except Exception:
-            await self._last_words(close=False)
+            self._desk.vacate()
+            await self._last_words(inbox, close=False)
             raise
         except BaseException:
-            await self._last_words(close=True)
+            await self._last_words(inbox, close=True)
             raise
         await self._courier.aclose()
 
@@ -164,17 +165,8 @@ class ProviderActor:
             nursery.cancel_scope.cancel()
 
     def _arrive(self, deliver: Deliver) -> None:
-        message, standing = deliver.tracked.message, deliver.tracked.standing
-        self._desk.arrive(message.priority)
-        held = Held(
-            tracked=deliver.tracked,
-            number=deliver.number,
-            started_at=deliver.started_at,
-            deadline_s=deliver.deadline_s,
-            expires_at_s=deliver.expires_at_s,
-            arrived_s=self._clock.boot_s(),
-            cost=message.recipients,
-        )
+        standing = deliver.tracked.standing
+        held = self._take(deliver)
         if held.cost > self._largest:
             self._too_large.append(held)
             self._pacer.ring()
@@ -188,6 +180,19 @@ class ProviderActor:
                 self._accord.demanded(held.arrived_s)
                 return
         self._hold(held)
+
+    def _take(self, deliver: Deliver) -> Held:
+        message = deliver.tracked.message
+        self._desk.arrive(message.priority)
+        return Held(
+            tracked=deliver.tracked,
+            number=deliver.number,
+            started_at=deliver.started_at,
+            deadline_s=deliver.deadline_s,
+            expires_at_s=deliver.expires_at_s,
+            arrived_s=self._clock.boot_s(),
+            cost=message.recipients,
+        )
 
     def _hold(self, held: Held) -> None:
         now_s = self._clock.boot_s()
@@ -209,9 +214,19 @@ class ProviderActor:
         with trio.move_on_after(LAST_WORDS_S):
             await self._accord.settle_up()
 
-    async def _last_words(self, *, close: bool) -> None:
+    async def _last_words(self, inbox: Inbox[ProviderMessage], *, close: bool) -> None:
+        """Give up, too, what waits in the mailbox: its right would be over before the next actor begins."""
+        unsent = self._all_unsent()
+        for message in inbox.pile(inbox.depth):
+            match message:
+                case Deliver():
+                    unsent.append(self._take(message))
+                case ControlsChanged(controls):
+                    self._desk.controls = controls
+                case _ as never:
+                    assert_never(never)
         with trio.move_on_after(LAST_WORDS_S, shield=True):
-            await self._release(self._all_unsent())
+            await self._release(unsent)
             if close:
                 await self._courier.aclose()
 

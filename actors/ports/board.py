@@ -18,6 +18,8 @@ from heliograph.actors.model.message import Priority, WaitingFor
 from heliograph.actors.model.provider import Controls, ProviderSettings
 from heliograph.actors.policy.availability import ProviderView, room, window
 
+AWAY_S: Final = 1.0
+"""When to look again at a provider whose actor has crashed; nobody knows when the next one begins."""
 _WAKE_PART: Final = 8
 """A dispatcher is woken when so much of the window is free, not for each place: claims are cheap in groups only."""
 
@@ -33,6 +35,7 @@ class Desk:
         self._window = window(concurrency=settings.concurrency, batch=settings.batch, completed=0, rate=settings.rate)
         self._blocked_until_s = -inf
         self._blocked_for: WaitingFor | None = None
+        self._away = False
         self._held = dict.fromkeys(Priority, 0)
         self._freed = 0
         self._arrived = dict.fromkeys(Priority, 0)
@@ -45,6 +48,8 @@ class Desk:
 
     def blocked(self, now_s: float) -> tuple[float, WaitingFor] | None:
         """None where it can be asked; else for how many seconds it cannot, and why."""
+        if self._away:
+            return AWAY_S, WaitingFor.PROVIDER
         if self._blocked_for is None or self._blocked_until_s <= now_s:
             return None
         return self._blocked_until_s - now_s, self._blocked_for
@@ -94,8 +99,13 @@ class Desk:
         if sooner or more:
             self._waiting.unpark_all()
 
+    def vacate(self) -> None:
+        """The actor has crashed: nothing is to be claimed for it until another one begins."""
+        self._away = True
+
     def reset(self) -> None:
         """A new actor begins: what the old one had taken out of its mailbox is gone, the rest still waits in it."""
+        self._away = False
         for priority in Priority:
             self._held[priority] -= self._arrived[priority]
             self._arrived[priority] = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from heliograph.actors.census import Census
@@ -23,7 +24,7 @@ from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.metrics.tree import TreeMetrics
 from heliograph.actors.model.errors import StaleGeneration
-from heliograph.actors.model.message import Channel, State
+from heliograph.actors.model.message import Channel, Message, State
 from heliograph.actors.model.provider import ProviderReport
 from heliograph.actors.model.settings import Config
 from heliograph.actors.operations import Operations
@@ -39,6 +40,7 @@ from heliograph.actors.reaper import Reaper
 from heliograph.actors.relay import Dirty, NewWork, Relay
 from heliograph.actors.scheduler import Scheduler
 
+log = structlog.get_logger()
 ROLES: Final = frozenset({"gateway", "delivery", "dead-letters"})
 ACCEPT_LIMIT_S: Final = 12.0
 
@@ -70,7 +72,7 @@ class Node:
         self.metrics = Metrics(self.registry)
         self.peers = Peers()
         self.board = Board(config.providers)
-        takes = {name: courier.takes for name, courier in adapters.couriers.items()}
+        takes = {name: partial(_takes, name, courier) for name, courier in adapters.couriers.items()}
         self.router = Router(config.providers, takes, adapters.country_of)
         self.metrics_url: str | None = None
         self.tree_metrics = TreeMetrics(self.metrics)
@@ -249,6 +251,15 @@ class Node:
             self.adapters.ledger.intake, self.announce, supervisor=self.supervisor, clock=self.clock,
             metrics=self.metrics,
         )  # fmt: skip
+
+
+def _takes(name: str, courier: Courier, message: Message) -> str | None:
+    """The courier's word. One whose own code cannot stand a message does not take it, and harms nobody who asks."""
+    try:
+        return courier.takes(message)
+    except Exception as bug:
+        log.exception("provider.bug", provider=name, error=type(bug).__name__, exc_info=False)
+        return "internal"
 
 
 def leaf(box: Mailbox[Any], build: Callable[[], Actor[Any]], **more: Any) -> ChildSpec:
