@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from heliograph.actors.census import Ask
-from heliograph.actors.kernel.actor import Health, Inbox
+from heliograph.actors.kernel.actor import Health, Inbox, Phase
 from heliograph.actors.kernel.clock import Clock, SystemClock
 from heliograph.actors.kernel.supervision import ChildSpec, Group, Supervisor
 from heliograph.actors.ledger.postgres import open_ledger
@@ -126,16 +126,18 @@ class Process:
         return self.group.health()
 
     def readiness(self) -> Mapping[str, Check]:
-        """Without the ledger nothing is ready; without Redis a gateway is."""
+        """Not before all have started once. Without the ledger nothing is ready; without Redis a gateway is."""
         node = self.node
         beaten_at_s = node.peers.beaten_at_s
         beats = beaten_at_s is not None and node.clock.boot_s() - beaten_at_s < STILL_S
         reaches, needed = node.reaches_queue, "gateway" not in node.roles
-        down = [h.name for h in self._health() if h.phase != "running"]
+        health = self._health()
+        down = [h.name for h in health if h.phase is not Phase.RUNNING]
+        starting = any(h.phase is Phase.STARTING and not h.restarts for h in health)
         return {
             "postgres": Check(beats, "beats go through" if beats else "no beat has gone through for some seconds"),
             "redis": Check(reaches, "the queue answers" if reaches else "the queue does not answer", required=needed),
-            "actors": Check(not down, ", ".join(down) or "all run", required=False),
+            "actors": Check(not down, ", ".join(down) or "all run", required=starting),
         }
 
 
