@@ -28,11 +28,16 @@ from tests.support.world import Life, Script, Spell, World
 
 
 def sms(name: str, **fields: Any) -> ProviderSettings:
-    return a_provider(channel=Channel.SMS, **{"name": name, "rate": 100.0, "burst": 20.0} | fields)
+    return _provider(Channel.SMS, name, fields)
 
 
 def email(name: str, **fields: Any) -> ProviderSettings:
-    return a_provider(channel=Channel.EMAIL, **{"name": name, "rate": 100.0, "burst": 20.0} | fields)
+    return _provider(Channel.EMAIL, name, fields)
+
+
+def _provider(channel: Channel, name: str, fields: dict[str, Any]) -> ProviderSettings:
+    known: dict[str, Any] = {"name": name, "rate": 100.0, "burst": 20.0}
+    return a_provider(channel=channel, **known | fields)
 
 
 class Breakable(World):

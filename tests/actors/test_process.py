@@ -13,6 +13,7 @@ import trio
 
 from heliograph import supervisor as module
 from heliograph.actors.dispatcher import Dispatcher
+from heliograph.actors.kernel.supervision import Supervisor
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel, State
 from heliograph.actors.tree.node import ROLES, Adapters, Node
@@ -204,12 +205,11 @@ class Watched:
     def __init__(self, world: World, roles: frozenset[str] = ROLES) -> None:
         node = Node(world.config, adapters(world, "p"), roles=roles, supervisor="p", clock=world.clock)
         self.process = Process(node)
-        self.supervisor = module.Supervisor(self.process.group, world.clock)
+        self.supervisor = Supervisor(self.process.group, world.clock)
 
     def ok(self) -> dict[str, bool]:
         return {name: check.ok for name, check in self.process.readiness().items()}
 
-    @property
     def ready(self) -> bool:
         return all(check.ok for check in self.process.readiness().values() if check.required)
 
@@ -234,11 +234,11 @@ async def test_without_the_ledger_nothing_is_ready_until_beats_go_through_again(
     await trio.sleep(5)
     world.ledger_down = True
     await trio.sleep(STILL_S + 0.1)
-    assert not watched.ready
+    assert not watched.ready()
     assert watched.ok()["postgres"] is False
     world.ledger_down = False
     await trio.sleep(1.1)
-    assert watched.ready
+    assert watched.ready()
     await watched.supervisor.drain()
 
 
@@ -252,7 +252,7 @@ async def test_without_redis_a_gateway_is_ready_and_one_that_only_delivers_is_no
     world.redis.down(True)
     await trio.sleep(5)
     assert watched.ok()["redis"] is False
-    assert watched.ready is ready
+    assert watched.ready() is ready
     world.redis.down(False)
     await trio.sleep(5)
     assert watched.ok()["redis"] is True
@@ -274,5 +274,5 @@ async def test_an_actor_that_rests_is_named_and_takes_nobody_away(
     await trio.sleep(30)
     check = watched.process.readiness()["actors"]
     assert (check.ok, check.detail) == (False, "provider/x")
-    assert watched.ready
+    assert watched.ready()
     await watched.supervisor.drain()

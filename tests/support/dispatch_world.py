@@ -27,7 +27,8 @@ LONGEST_CALL_S = 10.0
 
 def provider(name: str, **fields: Any) -> ProviderSettings:
     """An SMS provider with room for ten."""
-    return a_provider(channel=Channel.SMS, **{"name": name, "rate": 10.0, "concurrency": 10} | fields)
+    known: dict[str, Any] = {"name": name, "rate": 10.0, "concurrency": 10}
+    return a_provider(channel=Channel.SMS, **known | fields)
 
 
 class DispatchWorld:
