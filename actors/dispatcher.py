@@ -25,6 +25,7 @@ from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneratio
 from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
+from heliograph.actors.policy.availability import put_off
 from heliograph.actors.policy.causes import cause_of
 from heliograph.actors.policy.route import Candidates, Router, order
 from heliograph.actors.policy.triage import next_auto_retry
@@ -234,7 +235,8 @@ class Dispatcher:
             case NoRoom():
                 plan.later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
             case Blocked(for_s, why, provider):
-                wait_s = min(for_s, each.expires_in_s)
+                waited_s = (self._clock.now() - each.tracked.message.created_at).total_seconds()
+                wait_s = min(put_off(for_s, why, waited_s), each.expires_in_s)
                 plan.parks.append(Park(message_id, wait_s, why, provider))
                 plan.later.append(Later(hint, wait_s))
             case Hopeless() as end:

@@ -65,6 +65,23 @@ def room(window: int, held: Mapping[Priority, int], priority: Priority) -> int:
     return max(0, free)
 
 
+SOON_S: Final = 5.0
+LATE_S: Final = 60.0
+LIFTED_EARLY: Final = frozenset({WaitingFor.PAUSED, WaitingFor.BREAKER})
+
+
+def put_off(for_s: float, why: WaitingFor, waited_s: float = 0.0) -> float:
+    """How long a message is put off that finds all its providers stopped. An operator may end a pause or close a
+    breaker long before its time, so it looks again soon; the longer it has waited, the less often.
+
+    >>> [put_off(3600, WaitingFor.PAUSED, waited_s) for waited_s in (0, 160, 7200)]
+    [5.0, 20.0, 60.0]
+    """
+    if why not in LIFTED_EARLY:
+        return for_s
+    return min(for_s, max(SOON_S, waited_s / 8), LATE_S)
+
+
 class Stop(StrEnum):
     """Why a provider is not asked for a while, the breaker's own word apart."""
 

@@ -23,6 +23,7 @@ from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.message import Move, Priority, Reason, Standing, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
+from heliograph.actors.policy.availability import put_off
 from heliograph.actors.policy.backoff import full_jitter
 from heliograph.actors.policy.causes import cause_of
 
@@ -96,7 +97,7 @@ def _go_on(s: Situation, delivery: DeliverySettings, *, counted: int, uncounted:
     if soonest_s > wait_s:
         return _queued(
             s,
-            soonest_s,
+            max(wait_s, put_off(soonest_s, why)),
             counted=counted,
             throttled=uncounted,
             tried=(),

@@ -26,7 +26,7 @@ from heliograph.gateway.api.schemas import (
 from heliograph.gateway.services import Services
 
 FRESH_S: Final = 1.0
-BLOCKS: Final = (WaitingFor.PAUSED, WaitingFor.BREAKER)
+BLOCKS: Final = (WaitingFor.PAUSED, WaitingFor.BREAKER, WaitingFor.RATE)
 """Of these the cluster knows the end better than whoever put the message off until its next look."""
 
 

@@ -43,7 +43,7 @@ async def pause(call: Call[PauseBody, None]) -> Reply:
     settings = _settings(call)
     until = call.services.clock.now() + timedelta(seconds=call.body.duration)
     await call.services.ledger.cluster.pause(settings.name, Pause(until=until, reason=call.body.reason))
-    await _hold_back(call, settings.name, call.body.duration)
+    await _hold_back(call, settings.name, min(call.body.duration, BRIDGE_S))
     log.info("provider.paused", provider=settings.name, seconds=call.body.duration, key=call.key.id)
     return await _provider(call, settings)
 

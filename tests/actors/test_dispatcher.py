@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from heliograph.actors.model.message import Priority, Reason, State, WaitingFor
+from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
+from heliograph.actors.policy.availability import SOON_S
 from heliograph.actors.ports.ledger import Loaded
 from tests.support.dispatch_world import LONGEST_CALL_S, DispatchWorld, provider
 from tests.support.stage import Stage
@@ -213,21 +214,38 @@ async def test_where_all_of_its_providers_are_stopped_a_message_is_parked_for_th
 ) -> None:
     world = DispatchWorld(stage, provider("x"), provider("y", priority=2), provider("other"))
     world.block("x", 60.0, WaitingFor.PAUSED)
-    world.block("y", 20.0, WaitingFor.BREAKER)
+    world.block("y", 20.0, WaitingFor.RATE)
     await world.start()
     [hint] = await world.post(providers=("x", "y"))
     await trio.sleep(SOON)
     standing = await world.standing(hint)
-    assert (standing.waiting_for, standing.waiting_provider) == (WaitingFor.BREAKER, "y")
+    assert (standing.waiting_for, standing.waiting_provider) == (WaitingFor.RATE, "y")
     assert standing.due_at - stage.clock.now() == timedelta(seconds=20 - SOON)
     assert world.delayed() == {hint.message_id: pytest.approx(20 - SOON, abs=1e-3)}
     assert standing.attempts == 0
     assert world.in_hand() == set()
 
 
+@pytest.mark.parametrize("why", [WaitingFor.PAUSED, WaitingFor.BREAKER])
+async def test_what_an_operator_lifts_before_its_time_is_found_soon(
+    why: WaitingFor, stage: Stage, autojump_clock: object
+) -> None:
+    world = DispatchWorld(stage, provider("x"), provider("other"))
+    world.block("x", 3600.0, why)
+    await world.start()
+    [hint] = await world.post(providers=("x",))
+    await trio.sleep(SOON_S / 2)
+    assert (await world.standing(hint)).waiting_for is why
+    world.window("x", 10)
+    await trio.sleep(SOON_S / 2)
+    await world.queue.wake(Channel.SMS, limit=10)
+    await trio.sleep(1.1)
+    assert world.ids("x") == [hint.message_id]
+
+
 async def test_nothing_is_parked_beyond_its_expiry(stage: Stage, autojump_clock: object) -> None:
     world = DispatchWorld(stage, provider("x"), provider("other"))
-    world.block("x", 600.0)
+    world.block("x", 600.0, WaitingFor.RATE)
     await world.start()
     [hint] = await world.post(providers=("x",), expires_at=stage.clock.now() + timedelta(seconds=40))
     await trio.sleep(SOON)

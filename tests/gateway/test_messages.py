@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import trio
 
 from heliograph.actors.model.attempt import Answer as ProviderAnswer
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.message import Channel, Move, State, WaitingFor
 from heliograph.actors.model.provider import Pause
-from heliograph.actors.ports.ledger import ClaimRequest, Finish
+from heliograph.actors.ports.ledger import ClaimRequest, Finish, Park
+from heliograph.gateway.api.cluster import FRESH_S
 from tests.support.builders import a_provider
 from tests.support.gateway_world import EMAIL, SMS, World, a_gateway
 
@@ -236,6 +238,21 @@ async def test_a_due_message_waits_for_its_paused_provider_and_says_until_when()
         until = gateway.world.clock.now() + timedelta(hours=1)
         await gateway.world.ledger.cluster.pause("text", Pause(until=until, reason="billing"))
         waiting = (await gateway.get(f"/v1/messages/{message_id}")).json["waiting"]
+        assert waiting == {"for": "paused", "provider": "text", "until": "2026-11-24T13:00:00Z"}
+
+
+async def test_what_was_put_off_for_the_rate_before_a_pause_waits_for_the_pause(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with a_gateway() as gateway:
+        message_id = await gateway.accepted()
+        ledger, now = gateway.world.ledger, gateway.world.clock.now()
+        await ledger.delivery.park([Park(message_id, 3.0, WaitingFor.RATE, "text")])
+        path = f"/v1/messages/{message_id}"
+        assert (await gateway.get(path)).json["waiting"]["for"] == "rate"
+        await ledger.cluster.pause("text", Pause(until=now + timedelta(hours=1), reason=None))
+        await trio.sleep(FRESH_S)
+        waiting = (await gateway.get(path)).json["waiting"]
         assert waiting == {"for": "paused", "provider": "text", "until": "2026-11-24T13:00:00Z"}
 
 

@@ -13,6 +13,7 @@ from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.message import Priority, Reason, Standing, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
+from heliograph.actors.policy.availability import SOON_S
 from heliograph.actors.policy.backoff import full_jitter
 from heliograph.actors.policy.triage import MOST_UNCOUNTED, Blocked, Situation, next_auto_retry, triage
 
@@ -55,9 +56,15 @@ def test_a_blocked_provider_is_no_provider_left_to_try() -> None:
 
 
 def test_nobody_is_asked_before_somebody_can_be() -> None:
+    blocked = {"a": Blocked(90.0, WaitingFor.RATE), "b": Blocked(40.0, WaitingFor.RATE)}
+    move = triage(situation(blocked=blocked), DELIVERY, RETRIES)
+    assert (move.due_in_s, move.waiting_for, move.waiting_provider) == (40.0, WaitingFor.RATE, "b")
+
+
+def test_what_operators_may_lift_is_looked_at_again_soon() -> None:
     blocked = {"a": Blocked(90.0, WaitingFor.PAUSED), "b": Blocked(40.0, WaitingFor.BREAKER)}
     move = triage(situation(blocked=blocked), DELIVERY, RETRIES)
-    assert (move.due_in_s, move.waiting_for, move.waiting_provider) == (40.0, WaitingFor.BREAKER, "b")
+    assert (move.due_in_s, move.waiting_for, move.waiting_provider) == (SOON_S, WaitingFor.BREAKER, "b")
 
 
 def test_retry_after_bounds_the_wait_from_below() -> None:
