@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_a_child_that_may_rest_never_escalates_and_is_tried_again(autojump
         await trio.sleep(100)
         await supervisor.drain()
     assert len(starts) > 6
-    assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) == pytest.approx(30)
+    assert max(b - a for a, b in pairwise(starts)) == pytest.approx(30)
 
 
 async def test_an_actor_that_overstays_its_grace_is_cancelled(autojump_clock: MockClock) -> None:
@@ -178,3 +179,20 @@ async def test_a_full_mailbox_refuses_and_a_closed_one_says_so() -> None:
     with pytest.raises(ActorStopped):
         await mailbox.ref.tell(4)
     assert Inbox(mailbox).pile(10) == [1]
+
+
+async def test_an_idle_actor_gets_on_and_a_stuck_one_does_not(autojump_clock: MockClock) -> None:
+    async def stuck(inbox: Inbox[str]) -> None:
+        async for _ in inbox:
+            await trio.sleep(100)
+
+    idle, busy = child("idle", stuck), child("busy", stuck)
+    supervisor = Supervisor(Group(name="top", children=[idle, busy]), CLOCK)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        await busy.mailbox.ref.tell("work")
+        began = CLOCK.now()
+        await trio.sleep(60)
+        assert idle.mailbox.health().progress_at == CLOCK.now()
+        assert busy.mailbox.health().progress_at == began
+        nursery.cancel_scope.cancel()
