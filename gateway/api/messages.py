@@ -28,9 +28,12 @@ LIST: Final = "messages"
 
 async def post(call: Call[None, None]) -> Reply:
     key = key_in(call.headers)
+    large = len(call.raw) > PLAIN_BYTES
+    if large and b'"attachments"' not in call.raw:
+        raise _too_large()
     posted, clean = loads(call.raw)
-    if len(call.raw) > PLAIN_BYTES and not (isinstance(posted, dict) and posted.get("attachments")):
-        raise Refused(Code.TOO_LARGE, f"a message without attachments is at most {PLAIN_BYTES / MB:g} MB")
+    if large and not (isinstance(posted, dict) and posted.get("attachments")):
+        raise _too_large()
     poster = Poster.of(call.key, call.services.clock.now(), call.headers.get("traceparent"))
     if key is None:
         return await _accept(call, call.shared.drafter.draft(posted, poster, clean=clean), None, b"")
@@ -38,6 +41,10 @@ async def post(call: Call[None, None]) -> Reply:
     with call.shared.in_flight.held(known):
         fingerprint = fingerprint_of(posted, clean=clean)
         return await _accept(call, call.shared.drafter.draft(posted, poster, clean=clean), known, fingerprint)
+
+
+def _too_large() -> Refused:
+    return Refused(Code.TOO_LARGE, f"a message without attachments is at most {PLAIN_BYTES / MB:g} MB")
 
 
 async def _accept(call: Call[None, None], draft: Draft | Refusal, known: Known | None, fingerprint: bytes) -> Reply:

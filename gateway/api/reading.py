@@ -31,6 +31,8 @@ TOO_DEEP: Final = f"is nested deeper than {MOST_NESTING} levels"
 # What orjson refuses in JSON that RFC 8259 allows.
 _ODD: Final = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|[0-9]{300}")
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_READ_DEPTH: Final = 1024
+"""Nesting that orjson reads, and no deeper."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -164,15 +166,17 @@ def refused(faults: Sequence[Fault]) -> Refused:
 
 
 def _too_deep(raw: bytes) -> bool:
-    """Only asked of what could not be read; looks at a bounded part of it."""
-    if raw.count(b"[") + raw.count(b"{") <= MOST_NESTING:
+    """Only asked of what could not be read; looks at a bounded part of it. Brackets that do not close are no JSON,
+    however deep."""
+    opened = raw.count(b"[") + raw.count(b"{")
+    if opened <= _READ_DEPTH or opened != raw.count(b"]") + raw.count(b"}"):
         return False
     depth = 0
     for seen, token in enumerate(_TOKEN.finditer(raw)):
         mark = token[0]
         if mark in (b"[", b"{"):
             depth += 1
-            if depth > MOST_NESTING:
+            if depth > _READ_DEPTH:
                 return True
         elif mark in (b"]", b"}"):
             depth -= 1

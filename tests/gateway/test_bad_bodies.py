@@ -183,6 +183,13 @@ async def test_nesting_beyond_all_reason_costs_nothing_and_is_422(depth: int) ->
         assert "32" in answer.json["detail"]
 
 
+@pytest.mark.parametrize("depth", [33, 1_000, 100_000])
+async def test_what_is_deep_and_never_closes_is_no_json(depth: int) -> None:
+    async with a_gateway() as gateway:
+        answer = await gateway.post("/v1/messages", raw=b'{"metadata":' + b"[" * depth)
+        assert (answer.status, answer.json["code"]) == (400, "malformed_json")
+
+
 @pytest.mark.parametrize("text", ["\\u0000", "\\ud800", "a\\udfffb"])
 @pytest.mark.parametrize("place", ["text", "metadata", "name"])
 async def test_characters_that_no_store_takes_are_422_with_their_place(text: str, place: str) -> None:

@@ -108,11 +108,12 @@ async def test_a_body_over_the_limit_is_413_also_for_a_client_that_writes_it_who
     [
         ("/v1/messages", large(2_000_000), 202),
         ("/v1/messages", large(2_000_001), 413),
+        ("/v1/messages", b"x" * 2_000_001, 413),
         ("/v1/messages", large(10_000_000, attachments=[{"filename": "a", "content": "aGVsbG8="}]), 202),
         ("/v1/messages", large(10_000_001, attachments=[{"filename": "a", "content": "aGVsbG8="}]), 413),
         ("/v1/keys", b'{"name":"k"}' + b" " * 2_000_000, 413),
     ],
-    ids=["plain", "plain and one", "attached", "attached and one", "other and one"],
+    ids=["plain", "plain and one", "no JSON and one", "attached", "attached and one", "other and one"],
 )
 async def test_each_kind_of_body_has_its_limit(path: str, body: bytes, status: int) -> None:
     async with a_served_gateway() as served, a_connection(served) as connection:
