@@ -127,6 +127,16 @@ def require(key: ApiKey, scope: ScopeName) -> None:
         raise Refused(Code.MISSING_SCOPE, f"this needs the scope {scope}, which the API key {key.id} does not have")
 
 
+def is_operator(key: ApiKey) -> bool:
+    """What is of all tenants together is for the tenant that runs the service."""
+    return key.tenant == DEFAULT_TENANT
+
+
+def require_operator(key: ApiKey) -> None:
+    if not is_operator(key):
+        raise Refused(Code.MISSING_SCOPE, f"this concerns all tenants: it is for keys of the tenant {DEFAULT_TENANT}")
+
+
 def seen_tenant(key: ApiKey) -> str | None:
     """Whose things the key sees; None: everybody's."""
     return None if key.sees_all else key.tenant

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from heliograph.actors.model.message import Message, Standing, State, WaitingFor
-from heliograph.actors.model.provider import Controls, Pause, ProviderReport, ProviderSettings
+from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport, ProviderSettings
 from heliograph.actors.ports.ledger import MessageView, Peer
 from heliograph.gateway.api.answers import waiting_answer
 from heliograph.gateway.api.schemas import (
@@ -45,15 +45,14 @@ class Cluster:
 
     def breaker(self, provider: str) -> BreakerAnswer:
         """The operators' word, else the newest report: the state is the cluster's, some only hear of it later."""
-        controls = self.controls.get(provider)
+        forced = self._forced(provider)
         newest = max(self._reports(provider), key=lambda r: r.breaker_since, default=None)
-        if controls is not None and controls.forced is not None and controls.forced.until > self.now:
-            forced = controls.forced
+        if forced is not None:
             since = newest.breaker_since if newest is not None and newest.breaker is forced.state else None
             return {"state": forced.state.value, "since": since, "until": forced.until, "forced": True}
         if newest is None:
             return {"state": "closed", "since": None, "until": None, "forced": False}
-        return _breaker(newest)
+        return _breaker(newest, forced=False)
 
     def providers(self) -> list[ProviderAnswer]:
         """The configured ones; what only serves test keys is nobody's to operate."""
@@ -89,7 +88,7 @@ class Cluster:
                 "supervisor": peer.supervisor,
                 "roles": list(peer.roles),
                 "metrics_url": peer.metrics_url,
-                "providers": [_report(report) for report in peer.reports],
+                "providers": [self._report(report) for report in peer.reports],
             }
             for peer in self.peers
         ]
@@ -130,6 +129,22 @@ class Cluster:
             return waiting_answer(WaitingFor.BREAKER, name, breaker["until"])
         return None
 
+    def _forced(self, provider: str) -> ForcedBreaker | None:
+        controls = self.controls.get(provider)
+        if controls is None or controls.forced is None or controls.forced.until <= self.now:
+            return None
+        return controls.forced
+
+    def _report(self, report: ProviderReport) -> ReportAnswer:
+        forced = self._forced(report.name)
+        return {
+            "name": report.name,
+            "breaker": _breaker(report, forced=forced is not None and forced.state is report.breaker),
+            "effective_rate": report.effective_rate,
+            "in_flight": report.in_flight,
+            "handled": report.handled,
+        }
+
     def _reports(self, provider: str) -> list[ProviderReport]:
         return [report for peer in self.peers for report in peer.reports if report.name == provider]
 
@@ -141,22 +156,12 @@ def _noted(standing: Standing) -> WaitingAnswer | None:
     return None
 
 
-def _breaker(report: ProviderReport) -> BreakerAnswer:
+def _breaker(report: ProviderReport, *, forced: bool) -> BreakerAnswer:
     return {
         "state": report.breaker.value,
         "since": report.breaker_since,
         "until": report.breaker_until,
-        "forced": False,
-    }
-
-
-def _report(report: ProviderReport) -> ReportAnswer:
-    return {
-        "name": report.name,
-        "breaker": _breaker(report),
-        "effective_rate": report.effective_rate,
-        "in_flight": report.in_flight,
-        "handled": report.handled,
+        "forced": forced,
     }
 
 

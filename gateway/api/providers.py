@@ -25,6 +25,7 @@ from heliograph.gateway.api.schemas import (
     ProviderQuery,
     SupervisorPage,
 )
+from heliograph.gateway.auth import require_operator
 from heliograph.gateway.problems import Fault
 
 log = structlog.get_logger()
@@ -86,6 +87,7 @@ async def _provider(call: Call[Any, None], settings: ProviderSettings) -> Reply:
 
 
 def _settings(call: Call[Any, None]) -> ProviderSettings:
+    require_operator(call.key)
     for settings in call.services.config.providers:
         if settings.name == call.id:
             return settings

@@ -7,27 +7,27 @@ from typing import Final
 
 import trio
 
-from heliograph.actors.model.access import DEFAULT_TENANT, ApiKey, ScopeName
+from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import LANES, Channel, Reason, State
 from heliograph.actors.model.stats import Stats
 from heliograph.gateway.api.routing import Call, Reply, Route, dumps, json_reply
 from heliograph.gateway.api.schemas import StatsAnswer
-from heliograph.gateway.auth import presented
+from heliograph.gateway.auth import presented, require_operator
 from heliograph.gateway.limits import MOST_STREAMS
-from heliograph.gateway.problems import Code, Refused, unavailable
+from heliograph.gateway.problems import Refused, unavailable
 
 EVERY_S: Final = 1.0
 STREAM_HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
 async def once(call: Call[None, None]) -> Reply:
-    _require_operator(call.key)
+    require_operator(call.key)
     return json_reply(200, stats_answer(await call.services.stats()))
 
 
 async def stream(call: Call[None, None]) -> Reply:
-    _require_operator(call.key)
+    require_operator(call.key)
     if call.shared.streams >= MOST_STREAMS:
         raise Refused.of(unavailable(f"{MOST_STREAMS} streams are open already", 10))
     return Reply(200, headers=STREAM_HEADERS, content_type="text/event-stream", stream=_events(call))
@@ -74,16 +74,6 @@ def stats_answer(stats: Stats) -> StatsAnswer:
             "failed": stats.rates.get("failed", 0.0),
         },
     }
-
-
-def is_operator(key: ApiKey) -> bool:
-    """The numbers are of all tenants together, so they are for the tenant that runs the service."""
-    return key.tenant == DEFAULT_TENANT
-
-
-def _require_operator(key: ApiKey) -> None:
-    if not is_operator(key):
-        raise Refused(Code.MISSING_SCOPE, f"the stats are for keys of the tenant {DEFAULT_TENANT}")
 
 
 ROUTES: Final = (

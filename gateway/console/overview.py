@@ -7,7 +7,8 @@ from typing import Any, Final
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.deadletter import DeadLetterFilter
 from heliograph.actors.model.message import Channel, State
-from heliograph.gateway.api.stats import is_operator, stats_answer
+from heliograph.gateway.api.stats import stats_answer
+from heliograph.gateway.auth import is_operator
 from heliograph.gateway.console.filters import Filter
 from heliograph.gateway.console.visit import Page, View, Visit
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 import trio
 
+from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.message import LANES, Channel
 from heliograph.actors.model.provider import BreakerState, ProviderReport
 from heliograph.gateway.api.providers import BRIDGE_S
@@ -95,6 +96,24 @@ async def test_a_breaker_is_held_open_for_a_time_and_left_to_itself_again() -> N
         auto = await gateway.post("/v1/providers/text/breaker", {"state": "auto"})
         assert auto.json["breaker"]["forced"] is False
         assert (await gateway.get(f"/v1/messages/{message_id}")).json["waiting"] is None
+
+
+async def test_each_supervisor_says_that_its_breaker_is_held_by_an_operator() -> None:
+    async with a_gateway() as gateway:
+        await report(gateway, "s1", breaker=BreakerState.OPEN)
+        await report(gateway, "s2")  # has not heard of it
+        await gateway.post("/v1/providers/text/breaker", {"state": "open", "duration": "1h"})
+        each = (await gateway.get("/v1/providers?view=supervisors")).json["data"]
+        assert {s["supervisor"]: s["providers"][0]["breaker"]["forced"] for s in each} == {"s1": True, "s2": False}
+
+
+@pytest.mark.parametrize("path", ["pause", "resume", "breaker"])
+async def test_one_tenant_does_not_stop_what_serves_all(path: str) -> None:
+    async with a_gateway() as gateway:
+        theirs = await gateway.world.key(ScopeName.ADMIN, tenant="shop")
+        body = {"pause": {"duration": "1h"}, "resume": None, "breaker": {"state": "auto"}}[path]
+        answer = await gateway.post(f"/v1/providers/text/{path}", body, secret=theirs)
+        assert (answer.status, answer.json["code"]) == (403, "missing_scope")
 
 
 async def test_redis_being_away_does_not_keep_an_operator_from_pausing() -> None:
