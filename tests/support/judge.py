@@ -66,8 +66,9 @@ class Judge:
 
     # ------------------------------------------------------------------------------------------- as it happens
 
-    def begin(self, call: Call, now_s: float) -> None:
-        """The first byte. The caller must hold the claim, on a message that is neither expired nor cancelled."""
+    def begin(self, call: Call, now_s: float, *, forgotten_s: float) -> None:
+        """The first byte. The caller must hold the claim, on a message that is neither expired nor cancelled. Of a
+        breaker's changes before `forgotten_s` nobody could have told it."""
         claim = self.store.claims.get(call.message.id)
         held = claim is not None and (claim.number, claim.provider, claim.supervisor) == (
             call.number, call.provider, call.supervisor,
@@ -79,12 +80,14 @@ class Judge:
             self.wrong.append(f"called after it had expired: {call}")
         if call.message.id in self.cancelled:
             self.wrong.append(f"called after it was cancelled: {call}")
-        self._look_at_breaker(call, now_s)
+        self._look_at_breaker(call, now_s, forgotten_s)
         self.calls.append(call)
 
-    def _look_at_breaker(self, call: Call, now_s: float) -> None:
+    def _look_at_breaker(self, call: Call, now_s: float, forgotten_s: float) -> None:
         changes = self.breakers[call.provider]
-        if changes and changes[-1].state is BreakerState.OPEN and now_s > changes[-1].at_s + GRACE_S:
+        if not changes or changes[-1].state is not BreakerState.OPEN:
+            return
+        if now_s > changes[-1].at_s + GRACE_S and changes[-1].at_s >= forgotten_s:
             self.wrong.append(f"called while the breaker was open: {call}")
 
     # ------------------------------------------------------------------------------------------------- at the end

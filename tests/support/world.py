@@ -94,11 +94,16 @@ class ScriptedProvider:
             latency_s = max(latency_s, takes_s)
             answers.append(answer)
             made.append(Call(self._name, self._life.name, call.message, call.number, now_s, taken, batch=world.batches))
-            world.judge.begin(made[-1], now_s)
+            world.judge.begin(made[-1], now_s, forgotten_s=self._forgotten_s)
         await trio.sleep(latency_s)
         for each, answer in zip(made, answers, strict=True):
             each.ended_s, each.answer = trio.current_time(), answer
         return answers
+
+    @property
+    def _forgotten_s(self) -> float:
+        """Whatever was before we started, where Redis has lost the record of it, too."""
+        return -inf if self._name in self._world.redis.data.breakers else self._life.started_s
 
     def _judge(self, now_s: float) -> tuple[Answer, bool, float]:
         draw = self._world.clock.random.random
@@ -189,6 +194,7 @@ class Life:
     supervisor: Supervisor = field(init=False)
     lines: Lines = field(default_factory=Lines)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    started_s: float = field(default_factory=trio.current_time)
     runs: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     killed: bool = False
