@@ -59,6 +59,8 @@ BUSY_RATE: Final = 1000.0
 REDIS_AWAY_S: Final = 0.5
 PUBLISH_S: Final = 0.1
 MOST_MOVES: Final = 4
+OVERRUN_S: Final = 1.0
+"""A call that took so much longer than a call can take was held up by us: this process stood still meanwhile."""
 
 
 class Accord:
@@ -152,7 +154,10 @@ class Accord:
         self, answers: Sequence[Answer], *, permit: Permit | None, epoch: int, began_s: float, now_s: float
     ) -> None:
         self._completed.add(now_s, len(answers))
-        evidence = weigh(answers, now_s - began_s, self._settings.breaker)
+        took_s = now_s - began_s
+        evidence = weigh(answers, took_s, self._settings.breaker)
+        if evidence is Evidence.BAD and took_s > self._longest_call_s + OVERRUN_S:
+            evidence = Evidence.NOTHING
         if evidence is Evidence.REFUSED:
             codes = sorted({answer.code or "" for answer in answers if answer.outcome is Outcome.MISCONFIGURED})
             log.error("provider.misconfigured", provider=self._name, codes=codes, mend="look at its account and keys")

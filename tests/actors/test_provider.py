@@ -26,7 +26,7 @@ from heliograph.actors.model.provider import (
 from heliograph.actors.policy.hand import Slot
 from heliograph.actors.ports.journal import AttemptFinished, AttemptReleased, EarlierSettled
 from tests.support.builders import a_message, a_provider
-from tests.support.couriers import ACCEPTED, DEFERRED, MISCONFIGURED, REJECTED, UNKNOWN, throttled
+from tests.support.couriers import ACCEPTED, DEFERRED, MISCONFIGURED, REJECTED, UNKNOWN, ScriptedCourier, throttled
 from tests.support.provider_world import Node, World, tracked, worst_excess
 
 BREAKER = BreakerSettings(minimum_calls=20, window_s=30.0, open_for_s=10.0, half_open_permits=3)
@@ -451,6 +451,18 @@ async def test_slow_answers_open_it(autojump_clock: object) -> None:
         await trio.sleep(2)
         assert world.outcomes() == [Outcome.ACCEPTED] * 5
         assert node.actor.report().breaker is BreakerState.OPEN
+
+
+async def test_calls_that_ran_on_while_this_process_stood_still_say_nothing_of_the_provider(
+    autojump_clock: object,
+) -> None:
+    async with a_world() as world:
+        node = world.add(lambda _: UNKNOWN, latency_s=ScriptedCourier.longest_call_s + 8.0)
+        for _ in range(5):
+            await node.deliver(tracked())
+        await trio.sleep(20)
+        assert world.outcomes() == [Outcome.UNKNOWN] * 5
+        assert node.actor.report().breaker is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(
