@@ -127,7 +127,7 @@ class Link:
         except (RedisError, OSError, asyncio.IncompleteReadError) as error:
             self._failures += 1
             await self._connection.disconnect(nowait=True)
-            raise QueueDown(f"Redis gave no answer: {error or 'the time was over'}") from error
+            raise QueueDown(f"Redis gave no answer: {str(error) or 'the time was over'}") from error
 
     async def _reach(self, on: str | None) -> None:
         if not self._connection.is_connected:
