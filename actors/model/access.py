@@ -9,6 +9,7 @@ from typing import Final
 from heliograph.actors.model.word import Word
 
 DEFAULT_TENANT: Final = "default"
+TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class ScopeName(Word):

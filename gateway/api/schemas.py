@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from heliograph.actors.model import duration
+from heliograph.actors.model.access import TENANT_PATTERN
 from heliograph.actors.policy import mail
 from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
 from heliograph.gateway.api.idempotency import item_key_fault
@@ -550,7 +551,7 @@ class KeyBody(Body):
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)] = ["admin"]
-    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    tenant: Annotated[str, Field(pattern=TENANT_PATTERN)] | None = None
     live: bool = True
 
 

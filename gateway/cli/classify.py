@@ -21,7 +21,7 @@ def classify(
     body: Annotated[str, typer.Argument(help="The answer's body, or the reply's text; - reads it from stdin.")],
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
-    """Say what a provider's answer means, and what to do about it."""
+    """Say what a provider's answer means, and what to do about it, as JSON."""
     from heliograph.providers import explain
 
     said = sys.stdin.buffer.read() if body == "-" else body.encode(errors="surrogateescape")
@@ -32,4 +32,4 @@ def classify(
         "cure": verdict.cure,
         "source": verdict.source,
     }
-    output.show(answer, *output.fields(answer))
+    output.say_json(answer)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import trio
 import typer
 
-from heliograph.actors.model.access import DEFAULT_TENANT, ScopeName
+from heliograph.actors.model.access import DEFAULT_TENANT, TENANT_PATTERN, ScopeName
 from heliograph.actors.model.errors import NotAvailableYet
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import CommandMisused, JsonFlag
@@ -44,6 +45,8 @@ def create(
         raise NotAvailableYet("--rate and --daily are not available yet")
     if not name.strip() or len(name) > 200:
         raise CommandMisused("--name should be 1 to 200 characters")
+    if not re.search(TENANT_PATTERN, tenant):
+        raise CommandMisused("--tenant should be 1 to 64 letters, digits, dots, dashes and underscores")
     key, secret = make_key(name, now=datetime.now(UTC), scopes=_scopes(scope), tenant=tenant, live=not test)
 
     async def store(url: str) -> None:

@@ -85,7 +85,9 @@ def fields(value: dict[str, Any]) -> list[str]:
 
 def _cell(value: object) -> str:
     match value:
-        case None | "" | [] | {}:
+        case None | "" | []:
+            return "-"
+        case dict() if not value:  # the pattern {} would take every one
             return "-"
         case float():
             return f"{value:g}"

@@ -8,12 +8,14 @@ import typer
 
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.client import Client, KeyOption, UrlOption, target
-from heliograph.gateway.cli.output import JsonFlag
+from heliograph.gateway.cli.output import CommandMisused, JsonFlag
 
 HEAD: Final = (
     *("name", "kind", "channel", "priority", "weight", "breaker", "until"),
     *("rate", "effective", "in flight", "share", "paused"),
 )
+
+STATES: Final = ("open", "closed", "auto")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 For = Annotated[str, typer.Option("--duration", help="After that it runs out by itself: 30m, 1h.")]
@@ -87,6 +89,8 @@ def breaker(
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Hold its breaker open or closed for so long, or leave it to itself again."""
+    if state not in STATES:
+        raise CommandMisused(f"STATE is {', '.join(STATES[:-1])} or {STATES[-1]}, not {state!r}")
     _tell(url, api_key, f"{name}/breaker", {"state": state, "duration": None if state == "auto" else duration})
 
 

@@ -14,7 +14,16 @@ from heliograph.gateway.cli.output import CommandMisused
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["--version"], 0), (["nonsense"], 2), (["send", "--nonsense"], 2), (["send"], 2), ([], 2)],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["nonsense"], 2),
+        (["send", "--nonsense"], 2),
+        (["send"], 2),
+        (["providers", "breaker", "x", "ajar"], 2),
+        (["keys", "create", "--name", "x", "--tenant", ""], 2),
+        ([], 2),
+    ],
 )
 def test_exit_codes_of_usage(arguments: list[str], code: int) -> None:
     assert main.run(arguments) == code
@@ -73,6 +82,23 @@ def test_columns_are_aligned_and_nothing_is_cut_off() -> None:
         "msg_1  sent",
         "m      -",
     ]
+
+
+def test_what_is_inside_is_shown_and_what_is_empty_is_a_dash() -> None:
+    assert output.fields({"waiting": {"for": "rate"}, "metadata": {}, "tags": ["a"], "reason": None}) == [
+        'waiting   {"for": "rate"}',
+        "metadata  -",
+        'tags      ["a"]',
+        "reason    -",
+    ]
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_answer_is_classified_as_json(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["classify", "smtp", "550", "5.1.1 user unknown", *flags]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (set(said), said["outcome"]) == ({"outcome", "meaning", "cure", "source"}, "rejected")
+    output.forget_wishes()
 
 
 def test_a_moment_is_a_time_with_its_offset_or_how_long_ago() -> None:
