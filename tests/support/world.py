@@ -179,9 +179,11 @@ class WatchedCoordination(MemoryCoordination):
 
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
         in_force = await super().change(provider, expected_epoch=expected_epoch, record=record)
-        changes = self._judge.breakers[provider]
-        if not changes or changes[-1].epoch != in_force.epoch:
-            changes.append(BreakerChange(trio.current_time(), in_force.epoch, in_force.state))
+        entry = self._server.data.breakers.get(provider)
+        if entry is not self._judge.entries.get(provider):  # an epoch may come again after a loss; an object does not
+            self._judge.entries[provider] = entry
+            change = BreakerChange(trio.current_time(), in_force.epoch, in_force.state)
+            self._judge.breakers[provider].append(change)
         return in_force
 
 
