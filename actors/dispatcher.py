@@ -35,7 +35,7 @@ from heliograph.actors.ports.ledger import ClaimRequest, DeliveryLedger, Loaded,
 from heliograph.actors.ports.queue import Hint, Later, Queue
 
 log = structlog.get_logger()
-MOST: Final = 256
+MOST: Final = 500
 BATCHES: Final = 3
 WAIT_S: Final = 1.0
 LOOK_S: Final = 0.02

@@ -17,7 +17,7 @@ from heliograph.actors.model.message import Priority, WaitingFor
 from heliograph.actors.model.provider import ProviderSettings
 
 PREFETCH_S: Final = 0.5
-MOST_PREFETCH: Final = 512
+MOST_PREFETCH: Final = 960
 CLAIMED_AHEAD_S: Final = 1.0
 URGENT_PART: Final = 5
 """One part in so many of the room, and of the calls in the air, is kept for urgent messages."""
@@ -41,7 +41,7 @@ def window(*, concurrency: int, batch: int, completed: int, rate: float) -> int:
     >>> window(concurrency=32, batch=1, completed=0, rate=14)
     14
     >>> window(concurrency=64, batch=1, completed=5000, rate=1e6)
-    576
+    1024
     """
     calls = concurrency * batch
     prefetch = min(max(completed, min(calls, rate * PREFETCH_S)), MOST_PREFETCH)

@@ -21,7 +21,7 @@ def test_a_slow_provider_holds_about_a_second_of_its_rate() -> None:
 def test_a_fast_one_holds_what_it_completes_while_claims_are_on_their_way() -> None:
     assert window(concurrency=64, batch=1, completed=0, rate=1e6) == 128
     assert window(concurrency=64, batch=1, completed=300, rate=1e6) == 364
-    assert window(concurrency=64, batch=1, completed=10**6, rate=1e6) == 64 + 512
+    assert window(concurrency=64, batch=1, completed=10**6, rate=1e6) == 64 + 960
 
 
 def test_calls_that_carry_many_have_room_for_as_many() -> None:
