@@ -8,6 +8,7 @@ they kept.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import structlog
@@ -32,7 +33,7 @@ class Reaper:
 
     async def run(self, inbox: Inbox[None]) -> None:
         wait_s = EVERY_S
-        away = False
+        away, still_until_s = False, -inf
         while True:
             await inbox.receive(wait_s * (1 + self._clock.random.random() / 2))
             if inbox.closed:
@@ -43,8 +44,10 @@ class Reaper:
             except LedgerDown:
                 away, wait_s = True, EVERY_S
                 continue
+            now_s = self._clock.boot_s()
             if away:
-                away, wait_s = False, AFTER_OUTAGE_S
+                away, still_until_s = False, now_s + AFTER_OUTAGE_S
+            if now_s < still_until_s:  # it goes on looking: another outage begins the wait anew
                 continue
             for each in overdue:
                 log.warning(

@@ -114,6 +114,22 @@ async def test_after_an_outage_owners_land_the_answers_they_kept_first(
         assert [(a.outcome, a.settled) for a in seen.attempts] == [(Outcome.ACCEPTED, None)]
 
 
+async def test_a_second_outage_gives_owners_their_time_anew(
+    stage: Stage, autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    for again_s in (2.0, 3.0, 4.0, 5.0):
+        owner = await supervisor(stage, nursery, f"owner-{again_s}")
+        [tracked] = await owner.under_way()
+        for outage_s, rest_s in ((20.0, 1.6), (again_s, AFTER_OUTAGE_S - 0.1)):
+            stage.ledger_down = True
+            await trio.sleep(outage_s)
+            stage.ledger_down = False
+            await trio.sleep(rest_s)
+        assert (await view(stage, tracked)).attempts[0].outcome is None
+        await owner.tell(owner.finished(tracked, ACCEPTED))
+        await trio.sleep(5)
+
+
 async def test_what_no_owner_came_for_is_closed_after_all(
     stage: Stage, autojump_clock: object, nursery: trio.Nursery
 ) -> None:
