@@ -295,6 +295,18 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def claim_port(port: int) -> socket.socket | None:
+    """Tell every other `up` on this machine that the port is ours, though nothing listens there yet; None: it is
+    another's. Holds until it is closed or this process dies. A name in the kernel, of the same network namespace."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0heliograph-port-{port}")
+    except OSError:
+        claim.close()
+        return None
+    return claim
+
+
 def _any_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))

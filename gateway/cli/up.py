@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +32,7 @@ from heliograph.gateway.cli.embedded import (
     Postgres,
     Redis,
     Service,
+    claim_port,
     free_port,
     make_secret,
     port_is_free,
@@ -110,11 +112,12 @@ class _System:
         self._secrets = folder.secrets()
         self._stores: list[Keeper] = []
         self._supervisors: list[Keeper] = []
+        self._claims = ExitStack()
         self._working = trio.CancelScope()  # ended by the first signal
         self._hurry = trio.Event()  # set by the second
 
     async def run(self) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with self._claims, trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
                 await self._work()
@@ -233,10 +236,20 @@ class _System:
         binds = []
         for number in range(1, self._wish.supervisors + 1):
             name = f"monitor-{number}"
-            wanted = port if number == 1 and port_is_free(host, port) else self._ports.get(name)
-            self._ports[name] = free_port(wanted)
-            binds.append((host, self._ports[name]))
+            wanted = port if number == 1 else 0
+            if not (chosen and wanted):
+                wanted = self._monitor_port(host, (wanted, self._ports.get(name, 0)))
+            self._ports[name] = wanted
+            binds.append((host, wanted))
         return binds
+
+    def _monitor_port(self, host: str, wanted: Sequence[int]) -> int:
+        """The first that can be had. A supervisor takes seconds to listen: till then no other `up` may choose it."""
+        for port in wanted:
+            if port and port_is_free(host, port) and (claim := claim_port(port)) is not None:
+                self._claims.enter_context(claim)
+                return port
+        return free_port(None)
 
     def _supervisor(self, number: int, monitor: tuple[str, int], config: Config, gateway: str | None) -> Child:
         argv: list[str | Path] = [sys.executable, "-P", "-m", "heliograph.gateway.cli.main", "run"]

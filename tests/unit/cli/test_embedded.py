@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from heliograph.actors.model.errors import HeliographError
-from heliograph.gateway.cli.embedded import Postgres, Redis, free_port, port_is_free
+from heliograph.gateway.cli.embedded import Postgres, Redis, claim_port, free_port, port_is_free
 from heliograph.gateway.cli.processes import Identity
 
 
@@ -57,6 +57,18 @@ def test_a_remembered_port_is_used_again_where_it_is_free() -> None:
     port = free_port(None)
     assert port_is_free("127.0.0.1", port)
     assert free_port(port) == port
+
+
+def test_a_port_is_claimed_by_one_at_a_time_though_nobody_listens_there() -> None:
+    port = free_port(None)
+    first = claim_port(port)
+    assert first is not None
+    with first:
+        assert claim_port(port) is None
+        assert port_is_free("127.0.0.1", port)
+    second = claim_port(port)
+    assert second is not None
+    second.close()
 
 
 def test_a_process_is_known_by_more_than_its_number() -> None:
