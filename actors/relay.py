@@ -46,6 +46,9 @@ OVERDUE_S: Final = 30.0
 MEND: Final = 10_000
 """The most that one audit looks at in a lane."""
 START_S: Final = 5.0
+OPEN_S: Final = 3.0
+"""How long the maker of a generation may take to open it before another one renews it."""
+OPEN_POLL_S: Final = 0.05
 FILL_S: Final = 180.0
 """How long after a generation was found its maker is watched."""
 
@@ -200,23 +203,34 @@ class Relay:
                 await trio.sleep(0.01)  # whatever rings without an end is not to keep us busy
 
     async def _look_at_generation(self) -> None:
+        patience_ends_s = trio.current_time() + OPEN_S
+        # Nothing tells: the maker is another process.
+        while not await self._open_what_is_in_force(patient=trio.current_time() < patience_ends_s):  # noqa: ASYNC110
+            await trio.sleep(OPEN_POLL_S)
+
+    async def _open_what_is_in_force(self, *, patient: bool) -> bool:
+        """False where another one has just renewed the generation and Redis does not have its name yet: its maker is
+        to write it, and nobody else. Should Redis lose it at once, a second hand would write it over empty lists."""
         server = await self._queue.server()
         name = await self._queue.current()
         if self._in_use is not None and self._in_use == Generation(name or "", server):
-            return
+            return True
         in_force = await self._ledger.cluster.generation()
-        if self._lost(in_force, server, name):
+        if self._lost(in_force, server, name, patient=patient):
             in_force = await self._renew(in_force, server)
         if in_force is None or in_force.run_id != server:
-            return  # another one sees another server; whoever is wrong finds out within a second
-        await self._queue.open(in_force.name)
+            return True  # another one sees another server; whoever is wrong finds out within a second
+        if name is None and in_force != self._proposed:
+            return False
+        await self._queue.open(in_force.name, over=name)
         if in_force != self._in_use and in_force != self._proposed:
             self._found(in_force)
         self._in_use = in_force
         log.info("relay.opened", generation=in_force.name)
         self._push_now()
+        return True
 
-    def _lost(self, in_force: Generation | None, server: str, name: str | None) -> bool:
+    def _lost(self, in_force: Generation | None, server: str, name: str | None, *, patient: bool) -> bool:
         """Whether the lists of the generation in force are gone. Where another one has just renewed it, the server may
         not have its name yet: then it is not lost but new, and so is one of our own making."""
         if in_force is None or in_force.run_id != server:
@@ -224,7 +238,7 @@ class Relay:
         if in_force == self._proposed and in_force != self._in_use:
             self._walk_again()  # ours after all: the ledger's answer to our proposal had been lost
             return False
-        return name is None and self._in_use in (None, in_force)
+        return name is None and (in_force.filled or in_force == self._in_use or not patient)
 
     async def _renew(self, old: Generation | None, server: str) -> Generation:
         if self._proposed is None or self._proposed.run_id != server or self._proposed == old:

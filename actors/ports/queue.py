@@ -36,8 +36,12 @@ class Queue(Protocol):
     async def current(self) -> str | None:
         """The generation's name that Redis holds; None after a loss of its data."""
 
-    async def open(self, generation: str) -> None:
-        """Use these lists from now on, and write the generation's name to Redis where it is missing or another."""
+    async def open(self, generation: str, *, over: str | None = None) -> None:
+        """Use these lists from now on, and write the generation's name to Redis where it is missing or another.
+
+        With `over` it is written only where Redis still holds that name, StaleGeneration else: a name written once more
+        would hide from all others that Redis lost the lists meanwhile.
+        """
 
     async def push(self, hints: Sequence[Hint], *, later: Sequence[Later] = (), front: bool = False) -> None:
         """Add hints to their lanes (to the head with `front`) and to the delayed set; ring the doorbells."""

@@ -188,9 +188,11 @@ class MemoryQueue:
         await _sent(self._server)
         return self._server.data.generation
 
-    async def open(self, generation: str) -> None:
+    async def open(self, generation: str, *, over: str | None = None) -> None:
         await _sent(self._server)
         data = self._server.data
+        if over is not None and data.generation not in (over, generation):
+            raise StaleGeneration("another generation of lists is in use")
         kept = {data.generation, generation}
         data.lists = {name: lists for name, lists in data.lists.items() if name in kept}
         data.generation = generation

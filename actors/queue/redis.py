@@ -117,11 +117,11 @@ class RedisQueue:
         names = (await self._link.exchange([("GET", marker(channel)) for channel in Channel])).replies
         return names[0] if names[0] == names[-1] else None
 
-    async def open(self, generation: str) -> None:
+    async def open(self, generation: str, *, over: str | None = None) -> None:
         server = await self.server()
         with _stale():
             for channel in Channel:
-                before = await self._link.run(OPEN, [marker(channel)], [generation], on=server)
+                before = await self._link.run(OPEN, [marker(channel)], [generation, over or ""], on=server)
                 if before not in ("", generation):
                     self._former[before] = trio.current_time()
         self._keys = {channel: Keys(generation, channel).of(self._supervisor) for channel in Channel}

@@ -292,6 +292,51 @@ async def test_one_that_dies_while_filling_is_succeeded(
     assert sorted(in_lanes(stage)) == sorted(ids(hints))
 
 
+async def test_a_second_loss_is_not_hidden_by_one_that_had_not_seen_the_first(
+    stage: Stage, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await join(stage, "a")
+    late = await join(stage, "b")
+    hints = await stage.accept(20)
+    asleep, server = trio.Event(), late.queue.server
+
+    async def asks_late() -> str:
+        await asleep.wait()
+        return await server()
+
+    monkeypatch.setattr(late.queue, "server", asks_late)
+    await trio.sleep(1.5)  # its next look has begun; that of the other one is half a second away
+    before = await stage.ledger.cluster.generation()
+    stage.redis.flush()
+    await trio.sleep(1)
+    assert in_lanes(stage) == ids(hints)
+    assert await stage.ledger.cluster.generation() != before
+    stage.redis.flush()
+    asleep.set()
+    await trio.sleep(3)
+    assert in_lanes(stage) == ids(hints)
+
+
+async def test_one_that_dies_before_it_opened_what_it_renewed_is_succeeded_in_seconds(
+    stage: Stage, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await join(stage, "a")
+    hints = await stage.accept(20)
+
+    async def dies(*_: object, **__: object) -> None:
+        first.scope.cancel()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(first.queue, "open", dies)
+    stage.redis.flush()
+    await trio.sleep(2)
+    assert first.scope.cancelled_caught
+    second = await join(stage, "b")
+    await trio.sleep(module.OPEN_S)
+    assert await second.queue.current() is not None
+    assert in_lanes(stage) == ids(hints)
+
+
 async def test_one_that_went_back_to_older_lists_is_put_right(stage: Stage, autojump_clock: object) -> None:
     member = await join(stage, "a")
     [hint] = await stage.accept()

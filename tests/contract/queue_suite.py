@@ -412,6 +412,18 @@ class QueueSuite:
         await second.push(hints(NORMAL, 1))
         assert await take(first) == [1]
 
+    async def test_a_generation_takes_the_place_of_the_one_it_is_to_follow_and_of_no_other(self, world: QueueWorld):
+        first, second = await world.queue("a"), await world.queue("b")
+        await first.open("g2", over="g1")
+        await second.open("g2", over="g2")
+        with pytest.raises(StaleGeneration):
+            await first.open("g3", over="g1")
+        assert await second.current() == "g2"
+        await world.flush()
+        with pytest.raises(StaleGeneration):
+            await second.open("g2", over="g2")
+        assert await second.current() is None, "what Redis lost is not hidden from anybody"
+
     async def test_hints_in_hand_may_be_settled_after_a_new_generation(self, world: QueueWorld):
         queue = await world.queue("a")
         await queue.push(hints(NORMAL, 1, 2))
