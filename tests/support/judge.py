@@ -45,6 +45,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class BreakerChange:
+    """`by` is the supervisor that made it, and so knows of it whatever is lost."""
+
+    by: str
     at_s: float
     epoch: int
     state: BreakerState
@@ -68,9 +71,9 @@ class Judge:
 
     # ------------------------------------------------------------------------------------------- as it happens
 
-    def begin(self, call: Call, now_s: float, *, forgotten_s: float) -> None:
-        """The first byte. The caller must hold the claim, on a message that is neither expired nor cancelled. Of a
-        breaker's changes before `forgotten_s` nobody could have told it."""
+    def begin(self, call: Call, now_s: float, *, record_lost: bool) -> None:
+        """The first byte. The caller must hold the claim, on a message that is neither expired nor cancelled.
+        `record_lost`: Redis has no record of the breaker any more; then others than its maker may never have known."""
         claim = self.store.claims.get(call.message.id)
         held = claim is not None and (claim.number, claim.provider, claim.supervisor) == (
             call.number, call.provider, call.supervisor,
@@ -82,14 +85,14 @@ class Judge:
             self.wrong.append(f"called after it had expired: {call}")
         if call.message.id in self.cancelled:
             self.wrong.append(f"called after it was cancelled: {call}")
-        self._look_at_breaker(call, now_s, forgotten_s)
+        self._look_at_breaker(call, now_s, record_lost=record_lost)
         self.calls.append(call)
 
-    def _look_at_breaker(self, call: Call, now_s: float, forgotten_s: float) -> None:
+    def _look_at_breaker(self, call: Call, now_s: float, *, record_lost: bool) -> None:
         changes = self.breakers[call.provider]
-        if not changes or changes[-1].state is not BreakerState.OPEN:
+        if not changes or changes[-1].state is not BreakerState.OPEN or now_s <= changes[-1].at_s + GRACE_S:
             return
-        if now_s > changes[-1].at_s + GRACE_S and changes[-1].at_s >= forgotten_s:
+        if not record_lost or changes[-1].by == call.supervisor:
             self.wrong.append(f"called while the breaker was open: {call}")
 
     # ------------------------------------------------------------------------------------------------- at the end

@@ -94,16 +94,11 @@ class ScriptedProvider:
             latency_s = max(latency_s, takes_s)
             answers.append(answer)
             made.append(Call(self._name, self._life.name, call.message, call.number, now_s, taken, batch=world.batches))
-            world.judge.begin(made[-1], now_s, forgotten_s=self._forgotten_s)
+            world.judge.begin(made[-1], now_s, record_lost=self._name not in world.redis.data.breakers)
         await trio.sleep(latency_s)
         for each, answer in zip(made, answers, strict=True):
             each.ended_s, each.answer = trio.current_time(), answer
         return answers
-
-    @property
-    def _forgotten_s(self) -> float:
-        """Whatever was before we started, where Redis has lost the record of it, too."""
-        return -inf if self._name in self._world.redis.data.breakers else self._life.started_s
 
     def _judge(self, now_s: float) -> tuple[Answer, bool, float]:
         draw = self._world.clock.random.random
@@ -173,16 +168,17 @@ class Line:
 class WatchedCoordination(MemoryCoordination):
     """Tells the judge of each change of a breaker."""
 
-    def __init__(self, server: MemoryRedis, judge: Judge) -> None:
+    def __init__(self, server: MemoryRedis, judge: Judge, supervisor: str) -> None:
         super().__init__(server)
         self._judge = judge
+        self._supervisor = supervisor
 
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
         in_force = await super().change(provider, expected_epoch=expected_epoch, record=record)
         entry = self._server.data.breakers.get(provider)
         if entry is not self._judge.entries.get(provider):  # an epoch may come again after a loss; an object does not
             self._judge.entries[provider] = entry
-            change = BreakerChange(trio.current_time(), in_force.epoch, in_force.state)
+            change = BreakerChange(self._supervisor, trio.current_time(), in_force.epoch, in_force.state)
             self._judge.breakers[provider].append(change)
         return in_force
 
@@ -196,7 +192,6 @@ class Life:
     supervisor: Supervisor = field(init=False)
     lines: Lines = field(default_factory=Lines)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    started_s: float = field(default_factory=trio.current_time)
     runs: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     killed: bool = False
@@ -265,7 +260,7 @@ class World:
         ledger: dict[str, Any] = {
             part.name: Line(getattr(self.ledger, part.name), life.lines.to_ledger) for part in fields(Ledger)
         }
-        coordination: Any = Line(WatchedCoordination(self.redis, self.judge), life.lines.to_redis)
+        coordination: Any = Line(WatchedCoordination(self.redis, self.judge, life.name), life.lines.to_redis)
         queue: Any = Line(MemoryQueue(self.redis, life.name), life.lines.to_redis)
         return Adapters(
             ledger=Ledger(**ledger),
