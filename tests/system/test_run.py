@@ -73,7 +73,7 @@ def migrated(configured: dict[str, str]) -> dict[str, str]:
 def test_a_supervisor_becomes_ready_and_drains_on_sigterm(migrated: dict[str, str], tmp_path: Path) -> None:
     ready = f"http://{migrated['HELIOGRAPH_MONITOR__BIND']}/readyz"
     with process("run", cwd=tmp_path, **migrated) as supervisor:
-        wait_until(lambda: _answers(ready), f"{ready} says yes")
+        wait_until(lambda: _answers(ready), f"{ready} says yes", within_s=90)
         assert _answers(f"http://{migrated['HELIOGRAPH_GATEWAY__BIND']}/readyz")
         supervisor.signal(signal.SIGTERM)
         assert supervisor.ends() == 0, supervisor.errors
