@@ -36,6 +36,7 @@ down: $(STAMP_RUN) ## stop what `heliograph up` runs from this folder
 test: $(STAMP_DEV) ## every test that needs PyPI only, on real PostgreSQL and Redis (ARGS="-k name …")
 	@$(BIN)/pytest -m "not tools" $(ARGS)
 
+# Collected by themselves: trio-asyncio, once imported, makes every asyncio loop its own, and playwright needs a plain one.
 test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Debian package
 	@missing=; \
 	for tool in chromium:chromium prometheus:prometheus promtool:prometheus; do \
@@ -44,7 +45,7 @@ test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Deb
 	if [ -n "$$missing" ]; then \
 	  echo "make test-tools: missing Debian package(s):$$missing (apt-get install$$missing)" >&2; exit 1; \
 	fi
-	@$(BIN)/pytest -m tools $(ARGS)
+	@$(BIN)/pytest -m tools tests/tools $(ARGS)
 
 check: lint types imports ## format, lint, types, import layers, unit and actor tests: what to run before a commit
 	@$(BIN)/pytest -q -m "not tools" $(wildcard tests/unit tests/actors)
