@@ -18,9 +18,9 @@ from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.providers.kinds import Kind, Option, fault, text
 from heliograph.providers.smtp import OPTIONS, SmtpCourier
-from heliograph.providers.smtp_dialogue import Bearer, Login, Password
-from heliograph.providers.smtp_replies import SLOWER, Row, explainer
-from heliograph.providers.smtp_session import FixedLogin, Logins
+from heliograph.providers.smtp.dialogue import Bearer, Login, Password
+from heliograph.providers.smtp.replies import SLOWER, Row, explainer
+from heliograph.providers.smtp.session import FixedLogin, Logins
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import Base, LineTransport, Loss, WireAnswer, WireFailure, WireRequest
 

@@ -12,6 +12,7 @@ from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
+from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.providers.verdicts import Verdict
 
 T = TypeVar("T")
@@ -32,7 +33,8 @@ class Kind:
     """`credentials` are alternatives: one of the sets must be given whole. `batch` is the most messages of one call.
 
     `base_url` is None for kinds that are reached by host and port, or not at all. `explain` says what an answer
-    (status, body) means, for people.
+    (status, body) means, for people. `receipts` builds the reader of a provider whose settings have a `receipts`
+    table; ConfigurationError names the key that is wrong.
     """
 
     channels: frozenset[Channel]
@@ -41,6 +43,7 @@ class Kind:
     credentials: tuple[tuple[str, ...], ...] = ((),)
     optional_credentials: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+    receipts: Callable[[ProviderSettings], ReceiptReader] | None = None
     base_url: str | None = None
     rate: float | None = None
     batch: int = 1

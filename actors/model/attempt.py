@@ -43,6 +43,7 @@ class Answer:
 
     `code` is the provider's own, short and stable ("550 5.1.1", "411", "TooManyRequestsException"); `detail`
     is its text, without secrets and at most 500 characters; `retry_after_s` is what it asked us to wait.
+    `traced`: receipts may name this attempt by `provider_message_id` alone, so the ledger keeps it findable by that.
     """
 
     outcome: Outcome
@@ -51,6 +52,7 @@ class Answer:
     provider_message_id: str | None = None
     retry_after_s: float | None = None
     scope: Scope = Scope.PROVIDER
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,14 @@ class BreakerSettings:
     half_open_permits: int = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """At most `limit` recipients in any `window_s` seconds, over the whole cluster."""
+
+    limit: int
+    window_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
     """One `[[providers]]` table, parsed. `rate` and `burst` are recipients over the whole cluster."""
@@ -73,6 +81,8 @@ class ProviderSettings:
     test_only: bool = False  # takes what test keys send, and nothing else
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    receipts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # empty: none are taken
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

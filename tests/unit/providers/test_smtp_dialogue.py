@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome
-from heliograph.providers.smtp_dialogue import (
+from heliograph.providers.smtp.dialogue import (
     MOST_LINE,
     MOST_LINES,
     Bearer,
@@ -28,7 +28,7 @@ from heliograph.providers.smtp_dialogue import (
     opening,
     transaction,
 )
-from heliograph.providers.smtp_replies import Reply
+from heliograph.providers.smtp.replies import Reply
 
 T = TypeVar("T")
 

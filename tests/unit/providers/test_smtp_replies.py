@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.providers.gmail import GMAIL_ROWS
-from heliograph.providers.smtp_replies import ROWS, Reply, Stage, explainer, find
+from heliograph.providers.smtp.replies import ROWS, Reply, Stage, explainer, find
 
 A, R, D, T, M = Outcome.ACCEPTED, Outcome.REJECTED, Outcome.DEFERRED, Outcome.THROTTLED, Outcome.MISCONFIGURED
 MAIL, RCPT, END, AUTH = Stage.SENDER, Stage.RECIPIENT, Stage.END, Stage.LOGIN

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Final, TypeVar, assert_never
 
 from heliograph.actors.model.attempt import Answer, Outcome
-from heliograph.providers.smtp_replies import Reply, Row, Stage, find
+from heliograph.providers.smtp.replies import Reply, Row, Stage, find
 from heliograph.providers.verdicts import clip
 
 MOST_LINE: Final = 4096

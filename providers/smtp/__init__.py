@@ -1,6 +1,6 @@
 """SMTP submission (RFC 6409): the courier for any mail server.
 
-What is said and what replies mean is decided in `smtp_dialogue` and `smtp_replies`, connections are `smtp_session`'s;
+What is said and what replies mean is decided in `dialogue` and `replies`, connections are `session`'s;
 here a message becomes a letter. Opening a session takes longer than a send slot lasts, so the right to the call that
 opened it has often lapsed: the session stays, and the next call has it.
 """
@@ -24,9 +24,9 @@ from heliograph.actors.policy.mail import Mailbox, parse_address, parse_mailbox
 from heliograph.actors.ports.courier import Begin
 from heliograph.providers.kinds import Kind, Option, fault, text, whole
 from heliograph.providers.mime import Unsendable, build_mime, envelope, needs_utf8
-from heliograph.providers.smtp_dialogue import Features, Letter, Password, Sent, transaction
-from heliograph.providers.smtp_replies import Row, explainer
-from heliograph.providers.smtp_session import FixedLogin, Logins, Server, Session, Sessions
+from heliograph.providers.smtp.dialogue import Features, Letter, Password, Sent, transaction
+from heliograph.providers.smtp.replies import Row, explainer
+from heliograph.providers.smtp.session import FixedLogin, Logins, Server, Session, Sessions
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import trusted
 

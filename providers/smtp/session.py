@@ -1,7 +1,7 @@
 """Connections to one mail server: opened, secured, logged in, used again, given up.
 
 A `Session` carries one mail at a time and many in its life; `Sessions` keeps those that are idle. What is said on
-them is `smtp_dialogue`'s.
+them is `dialogue`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.ports.courier import Begin
-from heliograph.providers.smtp_dialogue import (
+from heliograph.providers.smtp.dialogue import (
     Dialogue,
     Features,
     Garbled,
@@ -31,7 +31,7 @@ from heliograph.providers.smtp_dialogue import (
     lost,
     opening,
 )
-from heliograph.providers.smtp_replies import Reply, Row, Stage
+from heliograph.providers.smtp.replies import Reply, Row, Stage
 from heliograph.providers.verdicts import clip
 
 GOODBYE_S: Final = 1.5
