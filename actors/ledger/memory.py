@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
+import trio
+
 from heliograph.actors.ledger.memory_aftercare import MemoryDeadLetters, MemoryOperations, MemoryRetention
 from heliograph.actors.ledger.memory_cluster import MemoryCluster, MemoryKeys
 from heliograph.actors.ledger.memory_store import (
@@ -19,6 +21,7 @@ from heliograph.actors.ledger.memory_store import (
     Claim,
     Fault,
     Known,
+    Pause,
     Row,
     Store,
     by_due,
@@ -68,9 +71,11 @@ def _never(_: str) -> None:
     """The fault that does not happen."""
 
 
-def memory_ledger(now: Callable[[], datetime], fault: Fault = _never) -> Ledger:
+def memory_ledger(
+    now: Callable[[], datetime], fault: Fault = _never, pause: Pause = trio.lowlevel.checkpoint
+) -> Ledger:
     """An empty ledger whose time is `now` (UTC)."""
-    store = Store(now, fault)
+    store = Store(now, fault, pause)
     return Ledger(
         intake=MemoryIntake(store),
         delivery=MemoryDelivery(store),

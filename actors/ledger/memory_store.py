@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -31,6 +31,10 @@ Fault = Callable[[str], None]
 """Called with a method's name (`delivery.claim`) before its effect and with `delivery.claim/done` after it. What it
 raises comes out of the method: LedgerDown before is a lost request, after a commit in doubt."""
 
+Pause = Callable[[], Awaitable[None]]
+"""Awaited at the entry of each method: trio's checkpoint, where others may run, or one that only sees a cancellation,
+which makes a long simulation three times as fast."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -50,7 +54,7 @@ def transaction(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
 
     @wraps(method)
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        await trio.lowlevel.checkpoint()
+        await self.store.pause()
         name = f"{self.called}.{method.__name__}"
         self.store.fault(name)
         result = method(self, *args, **kwargs)
@@ -122,8 +126,9 @@ def by_due(row: Row) -> tuple[datetime, str]:
 
 
 class Store:
-    def __init__(self, now: Callable[[], datetime], fault: Fault) -> None:
+    def __init__(self, now: Callable[[], datetime], fault: Fault, pause: Pause = trio.lowlevel.checkpoint) -> None:
         self.now: Final = now
+        self.pause: Final = pause
         self.fault: Final = fault
         self.rows: Final[dict[str, Row]] = {}
         self.claims: Final[dict[str, Claim]] = {}
@@ -322,6 +327,12 @@ class Store:
         del self.rows[row.id]
         self._unstation(row)
         self.archive[row.id] = Archived(row, letter)
+
+    def forget(self, row: Row) -> None:
+        """Drop a row for good, as a partition that is old."""
+        del self.rows[row.id]
+        self._unstation(row)
+        self.dropped += 1
 
     def _bring_back(self, message_id: str) -> None:
         archived = self.archive.pop(message_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -92,10 +92,16 @@ class Data:
 
 
 class MemoryRedis:
-    """One pretended server. `now` is any monotonic clock in seconds; under a MockClock trio's own."""
+    """One pretended server. `now` is any monotonic clock in seconds; under a MockClock trio's own. `pause` is awaited
+    before each command: trio's checkpoint, or one that lets nobody else run."""
 
-    def __init__(self, now: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = trio.current_time,
+        pause: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
         self.now = now
+        self.pause = pause
         self.data = Data()
         self.run_id = "run-1"
         self._runs = 1
@@ -164,7 +170,7 @@ class MemoryRedis:
 
 async def _sent(server: MemoryRedis) -> None:
     """The moment before a command is sent: the last at which its caller may be cancelled."""
-    await trio.lowlevel.checkpoint()
+    await server.pause()
     server.reached()
 
 
@@ -249,7 +255,7 @@ class MemoryQueue:
 
     async def settle(self, done: Sequence[str], *, again: Sequence[Hint] = (), later: Sequence[Later] = ()) -> None:
         ids = [*done, *(hint.message_id for hint in again), *(each.hint.message_id for each in later)]
-        await trio.lowlevel.checkpoint()
+        await self._server.pause()
         self._hand.drop(ids)
         self._server.reached()
         lists = self._lists()
