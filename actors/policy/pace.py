@@ -45,10 +45,11 @@ class Pace:
 
 def demands(answers: Iterable[Answer]) -> tuple[bool, float]:
     """What a call's answers ask of us: to slow down, and to stay away for so many seconds. An answer that concerns its
-    message alone asks nothing."""
+    message alone asks nothing; one that accepts may say that it was the last for a while (`X-RateLimit-Remaining: 0`).
+    """
     slow, stay_away_s = False, 0.0
     for answer in answers:
-        if answer.scope is Scope.MESSAGE or answer.outcome is Outcome.ACCEPTED:
+        if answer.scope is Scope.MESSAGE:
             continue
         slow = slow or answer.outcome is Outcome.THROTTLED
         stay_away_s = max(stay_away_s, answer.retry_after_s or 0.0)

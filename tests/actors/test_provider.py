@@ -251,6 +251,26 @@ async def test_retry_after_stops_every_supervisor_until_then(autojump_clock: obj
         assert second.courier.handed
 
 
+async def test_the_last_one_that_a_provider_takes_for_now_stops_every_supervisor_until_then(
+    autojump_clock: object,
+) -> None:
+    def last(_: ProviderCall) -> Answer:
+        return replace(ACCEPTED, retry_after_s=5.0) if len(world.finished) == 0 else ACCEPTED
+
+    async with a_world(rate=100.0, burst=10.0) as world:
+        first, second = world.add(last, claim_s=0.01, latency_s=0.01), world.add(claim_s=0.01, latency_s=0.01)
+        await first.deliver(tracked())
+        await trio.sleep(0.5)
+        told_s = first.told[0][0]
+        world.wait_to_be_sent(50)
+        await trio.sleep(20)
+        after = [h.at_s for h in world.handed[1:]]
+        assert len(after) == 50
+        assert told_s + 5.0 <= min(after) < told_s + 6.0
+        assert second.courier.handed
+        assert first.actor.report().effective_rate == 100
+
+
 async def test_while_paused_by_the_provider_the_desk_says_so(autojump_clock: object) -> None:
     async with a_world() as world:
         node = world.add(lambda _: throttled(60.0))

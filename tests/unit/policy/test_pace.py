@@ -75,9 +75,16 @@ def test_the_longest_retry_after_of_a_call_holds() -> None:
     answers = [
         Answer(outcome=Outcome.THROTTLED, retry_after_s=2.0),
         Answer(outcome=Outcome.DEFERRED, retry_after_s=5.0),
-        Answer(outcome=Outcome.ACCEPTED, retry_after_s=60.0),
+        Answer(outcome=Outcome.ACCEPTED, retry_after_s=1.0),
     ]
     assert demands(answers) == (True, 5.0)
+
+
+def test_one_that_accepts_may_ask_for_a_pause_and_slows_nothing_down() -> None:
+    assert demands([Answer(outcome=Outcome.ACCEPTED), Answer(outcome=Outcome.ACCEPTED, retry_after_s=60.0)]) == (
+        False,
+        60.0,
+    )
 
 
 def test_slots_are_asked_for_by_what_can_be_used() -> None:
