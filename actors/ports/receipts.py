@@ -47,11 +47,13 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class Reports:
     """What a genuine call says. `confirm` is a URL, checked like a certificate's, that must be fetched (GET) to begin
-    a subscription. `ignored` counts well-formed events that change nothing."""
+    a subscription. `ignored` counts well-formed events that change nothing. `notices` are short words on the account
+    itself ("account_status_change compliance_suspend"), for the log: an operator must know of them."""
 
     receipts: tuple[Receipt, ...] = ()
     ignored: int = 0
     confirm: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 class ReceiptReader(Protocol):
