@@ -9,7 +9,7 @@ from typing import Any
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope
 from heliograph.actors.model.message import Attachment
 from heliograph.providers import build
-from heliograph.providers.sendgrid import SendGridCourier
+from heliograph.providers.sendgrid.courier import SendGridCourier
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, an_email
 from tests.support.emulators import Emulator, Mode, SendGrid, running

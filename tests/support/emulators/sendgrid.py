@@ -1,8 +1,11 @@
-"""SendGrid's mail/send and scopes, as strict as the API reference."""
+"""SendGrid's mail/send, scopes and credits, as strict as the API reference and its list of errors."""
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections import deque
 from typing import Any, Final
 
 from tests.support.emulators.server import Api, Request, Response, unknown_keys
@@ -22,6 +25,17 @@ REFUSED_HEADERS: Final = {
 }  # fmt: skip
 
 
+CREDITS: Final = {
+    "remain": 40,
+    "total": 100,
+    "overage": 0,
+    "used": 60,
+    "last_reset": "2026-11-01",
+    "next_reset": "2026-12-01",
+    "reset_frequency": "monthly",
+}
+
+
 class Fault(Exception):
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -29,11 +43,19 @@ class Fault(Exception):
 
 
 class SendGrid(Api):
-    """`senders`: verified domains; None verifies everybody."""
+    """`senders`: verified domains; None verifies everybody. `pools`, `groups`: what the account has. `scopes`: what the
+    key may. `calls_left` and `reset_s`: what the rate headers say of mail/send, if anything; without calls left it
+    answers 429. `play`: whole answers for the next calls to mail/send, which then take nothing."""
 
     def __init__(self, senders: set[str] | None = None) -> None:
         super().__init__()
         self.senders = senders
+        self.pools = {"transactional", "marketing"}
+        self.groups = {7, 10}
+        self.scopes = ["mail.send", "alerts.read"]
+        self.calls_left: int | None = None
+        self.reset_s = 0
+        self.play: deque[Response] = deque()
         self.sent = 0
 
     def handle(self, request: Request) -> Response:
@@ -43,7 +65,11 @@ class SendGrid(Api):
             case "POST", "/v3/mail/send":
                 return self._send(request)
             case "GET", "/v3/scopes":
-                return Response.of(200, {"scopes": ["mail.send", "alerts.read"]})
+                return Response.of(200, {"scopes": self.scopes})
+            case "GET", "/v3/user/credits" if "user.credits.read" in self.scopes:
+                return Response.of(200, CREDITS)
+            case "GET", "/v3/user/credits":
+                return Response.of(403, {"errors": [{"message": "access forbidden", "field": None}]})
         return Response.of(404, {"errors": [{"message": "not found", "field": None}]})
 
     def refuse(self, request: Request) -> Response:
@@ -56,11 +82,29 @@ class SendGrid(Api):
         return Response.of(401, {"errors": [{"message": text, "field": None, "help": None}]})
 
     def _send(self, request: Request) -> Response:
+        if self.calls_left is None:
+            return self._judge(request)
+        if self.calls_left == 0:
+            return Response.of(429, {"errors": [{"field": None, "message": "too many requests"}]}, *self._rate())
+        self.calls_left -= 1
+        response = self._judge(request)
+        return Response(response.status, response.body, (*response.headers, *self._rate()))
+
+    def _rate(self) -> tuple[tuple[str, str], ...]:
+        told = {"limit": 600, "remaining": self.calls_left, "reset": self.reset_s}
+        return tuple((f"x-ratelimit-{name}", str(value)) for name, value in told.items())
+
+    def _judge(self, request: Request) -> Response:
+        if self.play:
+            return self.play.popleft()
         if request.headers.get("content-type") != "application/json":
             return Response.of(415, {"errors": [{"message": "Unsupported media type"}]})
+        if len(request.body) >= 30_000_000:
+            return Response.of(413, {"errors": [{"message": "Payload Too Large", "field": None}]})
         body = request.json()
         try:
             _check(body)
+            self._check_account(body)
             for number, entry in enumerate(body["personalizations"]):
                 if entry["to"][0]["email"] in self.rejects:
                     self.seen.refused[entry["to"][0]["email"]] += 1
@@ -80,6 +124,13 @@ class SendGrid(Api):
         self.sent += 1
         return Response(202, b"", (("x-message-id", f"sg-{self.sent}"),))
 
+    def _check_account(self, body: Any) -> None:
+        pool, group = body.get("ip_pool_name"), body.get("asm", {}).get("group_id")
+        if pool is not None and pool not in self.pools:
+            raise Fault("The IP Pool name must be a valid pool name for your account.", "ip_pool_name")
+        if group is not None and group not in self.groups:
+            raise Fault("The ASM group ID must be a valid Group ID on your account.", "asm.group_id")
+
 
 def _check(body: Any) -> None:
     if not isinstance(body, dict):
@@ -98,9 +149,16 @@ def _check(body: Any) -> None:
     if not body.get("subject") and not all(entry.get("subject") for entry in entries):
         raise Fault("The subject is required.", "subject")
     _content(body.get("content"))
-    for attachment in body.get("attachments", []):
-        if unknown_keys(attachment, ATTACHMENT) or not attachment["content"]:
-            raise Fault("The attachment is not valid.", "attachments")
+    for number, attachment in enumerate(body.get("attachments", [])):
+        _attachment(attachment, f"attachments.{number}")
+    _categories(body.get("categories", []))
+    if "asm" in body and (unknown_keys(body["asm"], {"group_id"}) or type(body["asm"]["group_id"]) is not int):
+        raise Fault("The ASM group ID must be an integer.", "asm.group_id")
+    if not 2 <= len(body.get("ip_pool_name", "ok")) <= 64:
+        raise Fault("The name of your IP pool must be a string of 2 to 64 characters.", "ip_pool_name")
+    for name, setting in body.get("tracking_settings", {}).items():
+        if name not in ("click_tracking", "open_tracking") or type(setting.get("enable")) is not bool:
+            raise Fault("The tracking setting is not valid.", f"tracking_settings.{name}")
 
 
 def _personalization(entry: Any, where: str) -> int:
@@ -119,12 +177,63 @@ def _personalization(entry: Any, where: str) -> int:
             raise Fault("The array must not be empty.", f"{where}.{place}")
     if len(set(addresses)) < len(addresses):
         raise Fault("Each email address in the personalization block should be unique.", where)
-    arguments = entry.get("custom_args", {})
-    if not all(isinstance(value, str) for value in arguments.values()):
-        raise Fault("custom_args must be strings.", f"{where}.custom_args")
-    if refused := REFUSED_HEADERS & {name.lower() for name in entry.get("headers", {})}:
-        raise Fault(f"The header {refused.pop()} is not allowed.", f"{where}.headers")
+    if entry.get("subject", "…") == "":
+        raise Fault("The subject of your email must be a string at least one character in length.", f"{where}.subject")
+    _arguments(entry, where)
+    _own_headers(entry.get("headers", {}), f"{where}.headers")
     return len(addresses)
+
+
+def _arguments(entry: Any, where: str) -> None:
+    arguments = entry.get("custom_args", {"none": "given"})
+    if not arguments:
+        raise Fault("custom_args cannot be empty.", f"{where}.custom_args")
+    if not all(isinstance(value, str) for value in arguments.values()):
+        raise Fault("All values of custom arguments object must be strings", f"{where}.custom_args")
+    if len(json.dumps(arguments)) > 10_000:
+        raise Fault("Custom arguments may not exceed 10,000 bytes per personalization.", f"{where}.custom_args")
+
+
+def _own_headers(headers: Any, where: str) -> None:
+    names = [name.lower() for name in headers]
+    if not all(isinstance(value, str) for value in headers.values()):
+        raise Fault("All values of the headers object must be strings.", where)
+    if len(set(names)) < len(names):
+        raise Fault("The headers cannot contain duplicate keys.", where)
+    if not all(re.fullmatch(r"[!-9;-~]+", name) for name in names):
+        raise Fault("Header keys cannot contain non-ASCII characters or empty spaces.", where)
+    if not REFUSED_HEADERS.isdisjoint(names):
+        raise Fault("Header cannot be one of the reserved keys.", where)
+
+
+def _attachment(attachment: Any, where: str) -> None:
+    if unknown_keys(attachment, ATTACHMENT):
+        raise Fault("Additional property is not allowed", where)
+    try:
+        if not base64.b64decode(attachment["content"], validate=True):
+            raise Fault("The attachment content must be a string at least one character in length.", f"{where}.content")
+    except ValueError:
+        raise Fault("The attachment content must be base64 encoded.", f"{where}.content") from None
+    for name in ("filename", "type", "content_id"):
+        if re.search(r"[;,\r\n]", attachment.get(name, "")):
+            raise Fault(f"The {name} of your attachment cannot contain ';', ',' or CRLF characters.", f"{where}.{name}")
+    if not attachment.get("filename"):
+        raise Fault("filename is required.", f"{where}.filename")
+    if attachment.get("disposition", "attachment") not in ("attachment", "inline"):
+        raise Fault('The disposition can be either "inline" or "attachment".', f"{where}.disposition")
+
+
+def _categories(categories: Any) -> None:
+    if not isinstance(categories, list) or not all(isinstance(category, str) for category in categories):
+        raise Fault("Categories must be an array of strings.", "categories")
+    if len(categories) > 10:
+        raise Fault("There is a limit of 10 categories for each email that is sent.", "categories")
+    if len(set(categories)) < len(categories):
+        raise Fault("The categories must be a unique list.", "categories")
+    if any(len(category) > 255 for category in categories):
+        raise Fault("Each category must not be longer than 255 characters.", "categories")
+    if not all(category.isascii() for category in categories):
+        raise Fault("Categories can not contain non-ASCII characters.", "categories")
 
 
 def _mailbox(mailbox: Any, where: str) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
-from heliograph.providers import KINDS, bulksms, explain, fast2sms, sendgrid, ses
+from heliograph.providers import KINDS, bulksms, explain, fast2sms, ses
 from heliograph.providers.http import HttpCourier
+from heliograph.providers.sendgrid import answers as sendgrid
 from heliograph.providers.wire import WireAnswer
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, a_message, an_email
@@ -118,9 +119,7 @@ def test_every_answer_can_be_explained(kind: str, status: int, body: bytes) -> N
 @pytest.mark.parametrize("kind", sorted(COURIERS))
 @pytest.mark.parametrize("body", [b"", b"<html>welcome</html>", b'{"return": tru', b"NaN", b"[]", b"null", b"\xff"])
 def test_a_success_without_its_documented_body_is_unknown(kind: str, body: bytes) -> None:
-    status = {"bulksms": 201}.get(kind, 200)
-    if kind == "sendgrid":
-        status = 204  # 202 has no body to judge by
+    status = {"bulksms": 201, "sendgrid": 204}.get(kind, 200)  # SendGrid's own, 202 and 200, have no body
     assert one(kind, answer(status, body)).outcome is U
 
 
@@ -157,7 +156,7 @@ def test_a_success_is_accepted_whole_and_unknown_when_it_broke_off(
 def test_rows_tell_what_to_do_and_whence_they_are_known(kind: str) -> None:
     modules: dict[str, Sequence[Any]] = {
         "ses": list(ses.ERRORS.values()),
-        "sendgrid": list(sendgrid.STATUS.values()),
+        "sendgrid": [row.verdict for row in sendgrid.ROWS],
         "bulksms": list(bulksms.ERRORS.values()),
         "fast2sms": list(fast2sms.CODES.values()),
     }
@@ -392,6 +391,6 @@ def test_a_key_of_sendgrid_without_the_scope_to_send_is_no_good() -> None:
 
 @pytest.mark.parametrize("field", ["personalizations.17.to.0.email", "personalizations[17].subject"])
 def test_a_refusal_of_sendgrid_names_its_culprit(field: str) -> None:
-    assert sendgrid.culprits(answer(400, errors("bad", field))) == {17}
+    assert sendgrid.culprits(answer(400, errors("bad", field))) == {17: "bad"}
     outside = COURIERS["sendgrid"].classify(calls_of("sendgrid", 2), answer(400, errors("bad", field)))
     assert {a.outcome for a in outside} == {D}

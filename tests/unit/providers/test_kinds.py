@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from heliograph.actors.model.errors import ConfigurationError
-from heliograph.actors.model.message import Attachment, Channel, Priority, SmsContent
+from heliograph.actors.model.message import Attachment, Channel, Message, Priority, SmsContent
 from heliograph.actors.ports.courier import Courier
 from heliograph.providers import KINDS, build, country_of, explain
 from tests.conformance.rigs import http_settings
@@ -155,6 +156,16 @@ class TestTakes:
 
     def test_sendgrid_takes_no_header_that_it_sets_itself(self) -> None:
         assert built("sendgrid").takes(an_email(headers=(("X-SG-ID", "1"),))) == "header"
+        assert built("sendgrid").takes(an_email(headers=(("X-A", "1"), ("x-a", "2")))) == "header"
+
+    def test_sendgrid_takes_no_mail_of_thirty_megabytes_and_no_odd_content_id(self) -> None:
+        def mail(**fields: str) -> Message:
+            known = {"filename": "a.png", "content_type": "image/png", "content_base64": "YQ=="}
+            return an_email(html="<p>a</p>", attachments=(Attachment(**known | fields),))
+
+        assert built("sendgrid").takes(mail()) is None
+        assert built("sendgrid").takes(mail(content_base64="YQ==" * 7_500_000)) == "size"
+        assert built("sendgrid").takes(mail(content_id="a;b")) == "content_id"
 
     @pytest.mark.parametrize("kind", HTTP_KINDS)
     def test_the_other_channel_is_never_taken(self, kind: str) -> None:
@@ -191,6 +202,22 @@ class TestSharing:
         courier = built("sendgrid", batch=10)
         assert courier.batch_key(an_email()) == courier.batch_key(an_email("b@example.net", subject="Another"))
         assert courier.batch_key(an_email()) != courier.batch_key(an_email(text="Other"))
-        attachment = Attachment(filename="a", content_type="text/plain", content_base64="YQ==")
-        assert courier.batch_key(an_email(attachments=(attachment,))) is None
-        assert courier.batch_key(an_email(cc=("c@example.net",))) is None
+        small = Attachment(filename="a", content_type="text/plain", content_base64="YQ==")
+        assert courier.batch_key(an_email()) != courier.batch_key(an_email(attachments=(small,))) is not None
+        large = Attachment(filename="a", content_type="text/plain", content_base64="YQ==" * 20_000)
+        assert courier.batch_key(an_email(attachments=(large,))) is None
+        assert courier.batch_key(an_email(headers=(("X-Large", "a " * 4096),))) is None
+
+    def test_mails_with_copies_share_a_call_to_sendgrid_where_a_full_one_has_at_most_a_thousand(self) -> None:
+        three = an_email(cc=("c@example.net",), bcc=("d@example.net",))
+        assert built("sendgrid", batch=333).batch_key(three) == built("sendgrid", batch=333).batch_key(an_email())
+        assert built("sendgrid", batch=334).batch_key(three) is None
+        assert built("sendgrid", batch=1000).batch_key(an_email()) is not None
+
+    def test_mails_share_a_call_to_sendgrid_only_with_the_tags_that_become_its_categories(self) -> None:
+        tagged = replace(an_email(), tags=("receipt",))
+        courier = built("sendgrid", batch=10)
+        assert courier.batch_key(tagged) != courier.batch_key(an_email())
+        assert courier.batch_key(replace(an_email(), tags=("पर्ची",))) == courier.batch_key(an_email())
+        courier = built("sendgrid", batch=10, options={"categories": False})
+        assert courier.batch_key(tagged) == courier.batch_key(an_email()) is not None
