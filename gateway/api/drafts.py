@@ -6,7 +6,7 @@ Runs once for each message of a batch and awaits nothing: this is the hot path o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -245,5 +245,26 @@ def _no_route(message: Message, refused: Mapping[str, str]) -> Refusal:
         return Refusal(Code.NO_ROUTE, f"no provider is configured for {message.channel}")
     whole = "; ".join(f"{name}: {why}" for name, why in sorted(refused.items()))
     detail = f"no provider could ever take this message ({whole})"
-    named = message.providers is not None and "not_named" in refused.values()
-    return Refusal(Code.NO_ROUTE, detail, [Fault("#/providers" if named else "#/to", detail)])
+    return Refusal(Code.NO_ROUTE, detail, [Fault(_at_fault(message, refused.values()), detail)])
+
+
+_FIELDS: Final[Mapping[str, str]] = {
+    "sender": "#/from",
+    "header": "#/headers",
+    "content_id": "#/attachments",
+    "size": "#/attachments",
+    "parts": "#/text",
+    "template_field": "#/text",
+    "dlt_template": "#/sms/dlt_template_id",
+    "dlt_variables": "#/sms/dlt_variables",
+    "not_named": "#/providers",
+}
+"""The field that a word of `Courier.takes` or of the router blames. The first whose change would help is told."""
+
+
+def _at_fault(message: Message, words: Collection[str]) -> str:
+    """Whom it is for, where no other field is to blame."""
+    word = next((word for word in _FIELDS if word in words), None)
+    if word == "sender" and message.channel is Channel.SMS:
+        return "#/sms/sender_id"
+    return "#/to" if word is None else _FIELDS[word]
