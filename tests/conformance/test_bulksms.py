@@ -11,7 +11,8 @@ import pytest
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
 from heliograph.providers import KINDS
-from heliograph.providers.bulksms import BulkSmsCourier
+from heliograph.providers.bulksms.courier import BulkSmsCourier
+from heliograph.providers.bulksms.requests import deduplication_id
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, a_message
 from tests.support.emulators import BulkSms, Emulator, Mode, running
@@ -103,22 +104,77 @@ async def test_the_same_call_again_is_not_sent_again() -> None:
         assert emulator.seen.taken.total() == 1
 
 
-async def test_a_call_swallowed_by_anothers_deduplication_id_is_put_back() -> None:
+async def test_a_call_swallowed_by_anothers_deduplication_id_is_put_back_and_goes_under_another() -> None:
     api = BulkSms()
     async with bulksms(api) as (courier, emulator):
         await sent(courier, an_sms())
         (stranger,) = api.answered.values()
         call = an_sms()
-        api.answered.update(dict.fromkeys([deduplication(call)], stranger))
+        api.answered[deduplication_id([call.attempt_id])] = stranger
         (answer,) = await sent(courier, call)
         assert (answer.outcome, answer.scope, answer.code) == (Outcome.DEFERRED, Scope.MESSAGE, "deduplicated")
         assert emulator.seen.taken.total() == 1
+        assert (await sent(courier, again(call)))[0].outcome is Outcome.ACCEPTED
+        assert emulator.seen.taken.total() == 2
 
 
-def deduplication(call: ProviderCall) -> int:
-    from heliograph.providers.bulksms import deduplication_id
+async def test_a_shared_call_swallowed_by_anothers_deduplication_id_is_put_back() -> None:
+    api = BulkSms()
+    async with bulksms(api, batch=10) as (courier, _):
+        await sent(courier, an_sms())
+        (stranger,) = api.answered.values()
+        calls = [an_sms(), an_sms("+919876543211")]
+        api.answered[deduplication_id([call.attempt_id for call in calls])] = stranger
+        answers = await sent(courier, *calls)
+        assert {(a.outcome, a.scope, a.code) for a in answers} == {(Outcome.DEFERRED, Scope.MESSAGE, "deduplicated")}
 
-    return deduplication_id([call])
+
+@pytest.mark.parametrize("mode", [Mode.BAD_GATEWAY, Mode.LOST, Mode.HTML])
+async def test_a_message_that_went_alone_and_had_no_clear_answer_is_repeated_and_sent_once(mode: Mode) -> None:
+    async with bulksms() as (courier, emulator):
+        call = an_sms()
+        emulator.set(mode, times=1)
+        first, repeat = await sent(courier, call) + await sent(courier, again(call))
+        assert first.outcome is (Outcome.DEFERRED if mode is Mode.BAD_GATEWAY else Outcome.UNKNOWN)
+        assert (repeat.outcome, repeat.provider_message_id is None) == (Outcome.ACCEPTED, False)
+        assert emulator.seen.attempts == {call.attempt_id: 1}
+
+
+async def test_a_repeat_may_be_made_by_another_process_that_has_asked() -> None:
+    async with bulksms() as (courier, emulator):
+        call = an_sms()
+        emulator.set(Mode.LOST, times=1)
+        await sent(courier, call)
+        other = BulkSmsCourier(KINDS["bulksms"].prepare(http_settings("bulksms", emulator.url)), second_look_s=0.0)
+        emulator.set(Mode.UNAVAILABLE, times=1)
+        assert await other.ask(call) is None
+        (answer,) = await other.send([again(call)], lambda: None)
+        await other.aclose()
+        assert answer.outcome is Outcome.ACCEPTED
+        assert emulator.seen.taken.total() == 1
+
+
+async def test_a_message_that_is_to_be_repeated_shares_no_call() -> None:
+    async with bulksms(batch=10) as (courier, emulator):
+        call = an_sms()
+        assert courier.batch_key(call.message) is not None
+        emulator.set(Mode.LOST, times=1)
+        await sent(courier, call)
+        assert courier.batch_key(call.message) is None
+        await sent(courier, again(call))
+        assert courier.batch_key(call.message) is not None
+
+
+async def test_a_message_that_was_answered_and_is_sent_anew_is_no_repeat() -> None:
+    async with bulksms() as (courier, emulator):
+        call = an_sms()
+        for number in (1, 2):
+            assert (await sent(courier, again(call, number)))[0].outcome is Outcome.ACCEPTED
+        assert emulator.seen.taken.total() == 2
+
+
+def again(call: ProviderCall, number: int = 2) -> ProviderCall:
+    return a_call(call.message, number)
 
 
 async def test_a_lost_answer_is_asked_for() -> None:
@@ -151,21 +207,33 @@ async def test_a_question_without_an_answer_settles_nothing(mode: Mode) -> None:
         assert await courier.ask(call) is None
 
 
-async def test_an_answer_without_our_ids_is_matched_by_place() -> None:
+TO_FIRST, TO_SECOND = "+919876543210", "+919876543211"
+FAILED_AND_SENT = b"""[{"id":"2","to":"919876543211","status":{"type":"FAILED","subtype":"BLOCKED"}},
+{"id":"1","to":"919876543210","status":{"type":"ACCEPTED"}}]"""
+
+
+async def test_an_answer_without_our_ids_is_matched_by_number_and_never_by_place() -> None:
     async with bulksms(batch=10) as (courier, emulator):
-        body = b'[{"id":"1","status":{"type":"ACCEPTED"}},{"id":"2","status":{"type":"FAILED","subtype":"BLOCKED"}}]'
-        emulator.set(Mode.RAW, raw=b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        first, second = await sent(courier, an_sms(), an_sms("+919876543211"))
+        emulator.set(Mode.RAW, raw=created(FAILED_AND_SENT))
+        first, second = await sent(courier, an_sms(TO_FIRST), an_sms(TO_SECOND))
         assert (first.outcome, first.provider_message_id) == (Outcome.ACCEPTED, "1")
         assert (second.outcome, second.code) == (Outcome.REJECTED, "FAILED.BLOCKED")
+        answers = await sent(courier, an_sms(TO_FIRST), an_sms(TO_FIRST))
+        assert {answer.outcome for answer in answers} == {Outcome.UNKNOWN}
 
 
-async def test_an_answer_that_leaves_a_message_out_leaves_it_unknown() -> None:
+async def test_a_message_that_the_answer_leaves_out_is_unknown() -> None:
     async with bulksms(batch=10) as (courier, emulator):
         call, other = an_sms(), an_sms("+919876543211")
-        body = b'[{"id":"1","status":{"type":"SENT"},"userSuppliedId":"%s"}]' % call.attempt_id.encode()
-        emulator.set(Mode.RAW, raw=b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        emulator.set(
+            Mode.RAW,
+            raw=created(b'[{"id":"1","status":{"type":"SENT"},"userSuppliedId":"%s"}]' % call.attempt_id.encode()),
+        )
         assert [a.outcome for a in await sent(courier, call, other)] == [Outcome.ACCEPTED, Outcome.UNKNOWN]
+
+
+def created(body: bytes) -> bytes:
+    return b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
 async def test_name_and_password_serve_as_well_as_a_token() -> None:
@@ -173,13 +241,52 @@ async def test_name_and_password_serve_as_well_as_a_token() -> None:
         assert (await courier.check()).outcome is Outcome.ACCEPTED
 
 
-async def test_the_check_tells_credits_and_quota() -> None:
-    async with bulksms(BulkSms(balance=12.5)) as (courier, _):
-        assert (await courier.check()).detail == "credits 12.5, messages left today 7"
+@pytest.mark.parametrize(
+    ("api", "outcome", "said"),
+    [
+        (BulkSms(balance=12.5, remaining=7), Outcome.ACCEPTED, "credits 12.5, messages left today 7 of 50000"),
+        (
+            BulkSms(balance=0),
+            Outcome.MISCONFIGURED,
+            "no credits are left: credits 0, messages left today 49990 of 50000",
+        ),
+        (
+            BulkSms(balance=1204.5, remaining=0),
+            Outcome.MISCONFIGURED,
+            "today's quota is used up: credits 1204.5, messages left today 0 of 50000",
+        ),
+    ],
+)
+async def test_the_check_tells_credits_and_quota(api: BulkSms, outcome: Outcome, said: str) -> None:
+    async with bulksms(api) as (courier, _):
+        answer = await courier.check()
+        assert (answer.outcome, answer.detail) == (outcome, said)
 
 
-async def test_a_sender_that_the_message_named_is_its_own_fault() -> None:
+async def test_senders_are_told_as_what_they_are() -> None:
+    async with bulksms() as (courier, emulator):
+        for sender, kind, address in (
+            ("+27001234567", "INTERNATIONAL", "27001234567"),
+            ("12345", "SHORTCODE", "12345"),
+            ("My Shop", "ALPHANUMERIC", "My Shop"),
+        ):
+            assert (await sent(courier, an_sms(sender_id=sender)))[0].outcome is Outcome.ACCEPTED
+            assert emulator.requests[-1].json()[0]["from"] == {"type": kind, "address": address}
+
+
+async def test_a_sender_that_no_message_can_have_is_routed_around() -> None:
     async with bulksms() as (courier, _):
-        assert (await sent(courier, an_sms(sender_id="+27001234567")))[0].outcome is Outcome.ACCEPTED
-        assert (await sent(courier, an_sms(sender_id="12345")))[0].outcome is Outcome.ACCEPTED
-        assert (await sent(courier, an_sms(sender_id="far too long a name")))[0].outcome is Outcome.REJECTED
+        assert courier.takes(an_sms(sender_id="far too long a name").message) == "sender"
+        assert courier.takes(an_sms(sender_id="HELIOG").message) is None
+
+
+async def test_a_sender_that_one_message_named_is_not_its_neighbours_fault() -> None:
+    async with bulksms(batch=10) as (courier, emulator):
+        calls = [an_sms(), an_sms("+919876543211", sender_id="NOTOURS")]
+        refusal = b'{"type":"errors#forbidden","title":"Forbidden","detail":"The sender NOTOURS is not allowed"}'
+        head = b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n" % len(refusal)
+        emulator.set(Mode.RAW, times=1, raw=head + refusal)
+        answers = await sent(courier, *calls)
+        assert {(a.outcome, a.scope) for a in answers} == {(Outcome.DEFERRED, Scope.MESSAGE)}
+        assert not any("NOTOURS" in (a.detail or "") for a in answers)
+        assert {courier.batch_key(call.message) for call in calls} == {None}

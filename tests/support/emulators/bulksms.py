@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ FIELDS: Final = {
     "messageClass", "protocolId",
 }  # fmt: skip
 QUERY: Final = {"deduplication-id", "auto-unicode", "schedule-date", "schedule-description"}
+MOST_ENTRIES: Final = 30_000
+TEMPLATE_FIELD: Final = re.compile(r"\{(?:F\d+|fn|sn)#*\}", re.IGNORECASE)
 
 
 def problem(status: int, fragment: str, title: str, detail: str) -> Response:
@@ -29,9 +32,14 @@ class Fault(Exception):
 
 
 class BulkSms(Api):
-    def __init__(self, balance: float = 1_000_000) -> None:
+    """`rejects` come back as failed messages in a list, with the subtype in `failure`."""
+
+    def __init__(self, balance: float = 1_000_000, remaining: int = 49_990) -> None:
         super().__init__()
         self.credits = balance
+        self.remaining = remaining
+        self.failure = "NOT_SENT"
+        self._numbers = itertools.count()
         self.messages: list[dict[str, Any]] = []
         self.answered: dict[int, Response] = {}
 
@@ -45,10 +53,7 @@ class BulkSms(Api):
             case "GET", "/v1/messages":
                 return self._look_up(request)
             case "GET", "/v1/profile":
-                account = {"balance": self.credits, "limit": 0, "isTransferAllowed": False}
-                return Response.of(
-                    200, {"id": "1", "username": "helio", "credits": account, "quota": {"size": 9, "remaining": 7}}
-                )
+                return Response.of(200, self._profile())
         return problem(404, "not-found", "Not Found", "no such path")
 
     def refuse(self, request: Request) -> Response:
@@ -59,7 +64,19 @@ class BulkSms(Api):
     def unauthorized(self) -> Response:
         return problem(401, "authentication-failed", "Unauthorized", "Full authentication is required")
 
+    def _profile(self) -> dict[str, Any]:
+        return {
+            "id": "1234",
+            "username": "helio",
+            "created": "2024-01-01T10:00:00Z",
+            "credits": {"balance": self.credits, "limit": 0, "isTransferAllowed": False},
+            "quota": {"size": 50_000, "remaining": self.remaining},
+            "originAddresses": {"allowed": ["HELIOG"], "isFullControlAllowed": False},
+        }
+
     def _send(self, request: Request) -> Response:
+        if request.headers.get("content-type") != "application/json":
+            return Fault("the content type must be application/json").response
         if wrong := unknown_keys(request.query, QUERY):
             return Fault(f"unknown parameter {wrong[0]}").response
         number = request.query.get("deduplication-id")
@@ -69,6 +86,8 @@ class BulkSms(Api):
             return self.answered[int(number)]
         body = request.json()
         entries = body if isinstance(body, list) else [body]
+        if not 1 <= len(entries) <= MOST_ENTRIES:
+            return Fault(f"from 1 to {MOST_ENTRIES} messages in a call").response
         try:
             for entry in entries:
                 _check(entry, auto_unicode=request.query.get("auto-unicode") == "true")
@@ -87,15 +106,16 @@ class BulkSms(Api):
     def _create(self, entry: dict[str, Any], *, auto_unicode: bool) -> dict[str, Any]:
         address = entry["to"][0]["address"].removeprefix("+")
         unicode = entry.get("encoding") == "UNICODE" or (auto_unicode and not is_gsm(entry["body"]))
-        text = entry["body"] if unicode else "".join(c if is_gsm(c) else "?" for c in entry["body"])
+        body = TEMPLATE_FIELD.sub("", entry["body"])  # nobody of that number is in the phone book
+        text = body if unicode else "".join(c if is_gsm(c) else "?" for c in body)
         refused = f"+{address}" in self.rejects
         if refused:
             self.seen.refused[f"+{address}"] += 1
         else:
             self.seen.take(f"+{address}", entry.get("userSuppliedId"), text)
-        status = {"type": "FAILED", "subtype": "NOT_SENT"} if refused else {"type": "ACCEPTED", "subtype": None}
+        status = {"type": "FAILED", "subtype": self.failure} if refused else {"type": "ACCEPTED", "subtype": None}
         return {
-            "id": str(4_000_000_000 + len(self.messages) + self.seen.calls * 30_000 + self.seen.messages),
+            "id": str(4_000_000_000 + next(self._numbers)),
             "type": "SENT",
             "from": entry.get("from", {}).get("address", "27000000000"),
             "to": address,
@@ -132,11 +152,18 @@ def _check(entry: Any, *, auto_unicode: bool) -> None:
         raise Fault("body is required")
     if len(entry.get("userSuppliedId", "")) > 20:
         raise Fault("userSuppliedId has at most 20 characters")
+    if not re.fullmatch(r"[ -~]*", entry.get("userSuppliedId", "")):
+        raise Fault("userSuppliedId has characters that it cannot have")
+    if entry.get("encoding", "TEXT") not in ("TEXT", "UNICODE", "BINARY"):
+        raise Fault("encoding is not known")
+    most_parts = entry.get("longMessageMaxParts", 3)
+    if not isinstance(most_parts, int) or isinstance(most_parts, bool) or most_parts < 1:
+        raise Fault("longMessageMaxParts must be a number")
     if entry.get("routingGroup", "STANDARD") not in ("ECONOMY", "STANDARD", "PREMIUM"):
         raise Fault("routingGroup is not known")
     if entry.get("deliveryReports", "ALL") not in ("ALL", "ERRORS", "NONE"):
         raise Fault("deliveryReports is not known")
-    if parts(entry["body"], unicode=auto_unicode and not is_gsm(entry["body"])) > entry.get("longMessageMaxParts", 3):
+    if parts(entry["body"], unicode=auto_unicode and not is_gsm(entry["body"])) > most_parts:
         raise Fault("the body is too long for longMessageMaxParts")
     _check_origin(entry.get("from"))
 

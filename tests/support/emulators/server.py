@@ -28,10 +28,17 @@ class Mode(StrEnum):
     REDIRECT = "redirect"
     DROP = "drop"  # read, not taken, closed without a word
     SLOW = "slow"  # well, after `delay_s`
+    TRICKLE = "trickle"  # well, byte by byte
+    EARLY_HINTS = "early-hints"  # well, after 100 and 103
+    CUT_AFTER = "cut-after"  # well, a body that ends with the connection
     HANGUP = "hangup"  # answers well, then closes the connection without announcing it
 
     LOST = "lost"  # closed before the answer
+    BAD_GATEWAY = "502"  # something in front of the server answers for it
+    CUT_HEAD = "cut-head"  # closed in the middle of the answer's head
     CUT = "cut"  # closed in the middle of the answer's body
+    STALLED_HEAD = "stalled-head"  # as much of the head as CUT_HEAD, and then nothing more
+    STALLED = "stalled"  # as much of the body as CUT, and then nothing more
     SILENT = "silent"  # never answers
     GARBAGE = "garbage"  # what comes is no HTTP
     HTML = "html"  # a page with status 200
@@ -201,12 +208,25 @@ class Emulator:
                 await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
                 while True:
                     await stream.send_all(b"[" * 65536)
-            case Mode.CUT:
-                response = self.api.handle(request)
-                body = response.body or b"{}"
-                head = f"HTTP/1.1 {response.status} X\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-                await stream.send_all(head + body[: len(body) // 2])
+            case Mode.CUT_HEAD | Mode.CUT | Mode.STALLED_HEAD | Mode.STALLED:
+                head, body = _by_hand(self.api.handle(request))
+                in_head = mode in (Mode.CUT_HEAD, Mode.STALLED_HEAD)
+                await stream.send_all(head[: len(head) // 2] if in_head else head + body[: len(body) // 2])
+                if mode in (Mode.STALLED_HEAD, Mode.STALLED):
+                    await trio.sleep_forever()
                 return False
+            case Mode.CUT_AFTER:
+                head, body = _by_hand(self.api.handle(request), length=False)
+                await stream.send_all(head + body)
+                return False
+            case Mode.EARLY_HINTS | Mode.TRICKLE:
+                if mode is Mode.EARLY_HINTS:
+                    await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
+                data = _whole(http, self.api.handle(request))
+                step = 1 if mode is Mode.TRICKLE else len(data)
+                for at in range(0, len(data), step):
+                    await stream.send_all(data[at : at + step])
+                return http.our_state is not h11.MUST_CLOSE
             case _:
                 response = await self._whole_response(mode, request)
         await _write(http, stream, response)
@@ -221,6 +241,9 @@ class Emulator:
                 return Response(429, b"too many requests", retry_after)
             case Mode.REFUSE:
                 return self.api.refuse(request)
+            case Mode.BAD_GATEWAY:
+                self.api.handle(request)
+                return Response(502, b"<html>Bad Gateway</html>")
             case Mode.UNAUTHORIZED:
                 return self.api.unauthorized()
             case Mode.REDIRECT:
@@ -306,11 +329,23 @@ def _request(head: h11.Request, body: bytes) -> Request:
 
 
 async def _write(http: h11.Connection, stream: trio.abc.Stream, response: Response) -> None:
+    await stream.send_all(_whole(http, response))
+
+
+def _by_hand(response: Response, *, length: bool = True) -> tuple[bytes, bytes]:
+    """Head and body, so that they can be sent in part; a body where there should be none, so that it can break off."""
+    body = response.body or b"{}"
+    headers = [*response.headers, *([("content-length", str(len(body)))] if length else [("connection", "close")])]
+    lines = [f"HTTP/1.1 {response.status} X", *(f"{name}: {value}" for name, value in headers)]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode(), body
+
+
+def _whole(http: h11.Connection, response: Response) -> bytes:
     length = ("content-length", str(len(response.body)))
     head = h11.Response(status_code=response.status, headers=[*response.headers, length])
     data = http.send(head) or b""
     data += http.send(h11.Data(data=response.body)) or b""
-    await stream.send_all(data + (http.send(h11.EndOfMessage()) or b""))
+    return data + (http.send(h11.EndOfMessage()) or b"")
 
 
 def unknown_keys(given: Iterable[str], known: Iterable[str]) -> list[str]:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
-from heliograph.providers import KINDS, bulksms, explain, fast2sms, ses
+from heliograph.providers import KINDS, explain, fast2sms, ses
+from heliograph.providers.bulksms import answers as bulksms
+from heliograph.providers.bulksms.requests import deduplication_id
 from heliograph.providers.http import HttpCourier
 from heliograph.providers.sendgrid import answers as sendgrid
 from heliograph.providers.wire import WireAnswer
@@ -157,7 +159,7 @@ def test_rows_tell_what_to_do_and_whence_they_are_known(kind: str) -> None:
     modules: dict[str, Sequence[Any]] = {
         "ses": list(ses.ERRORS.values()),
         "sendgrid": [row.verdict for row in sendgrid.ROWS],
-        "bulksms": list(bulksms.ERRORS.values()),
+        "bulksms": [row.verdict for row in bulksms.ROWS] + list(bulksms.FAILED.values()),
         "fast2sms": list(fast2sms.CODES.values()),
     }
     for row in modules[kind]:
@@ -272,11 +274,11 @@ def test_an_element_of_bulksms_tells_of_its_message(status: Any, outcome: Outcom
 
 
 def test_one_call_of_bulksms_has_one_deduplication_id_and_another_has_another() -> None:
-    first, second = calls_of("bulksms", 2)
-    ids = {bulksms.deduplication_id(calls) for calls in ([first], [second], [first, second], [second, first])}
+    first, second = (call.attempt_id for call in calls_of("bulksms", 2))
+    ids = {deduplication_id(attempts) for attempts in ([first], [second], [first, second], [second, first])}
     assert len(ids) == 4
     assert all(0 <= number < 2**31 for number in ids)
-    assert bulksms.deduplication_id([first]) == bulksms.deduplication_id([first])
+    assert deduplication_id([first]) == deduplication_id([first])
 
 
 # ------------------------------------------------------------------------------------------------------- ses
