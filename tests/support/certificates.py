@@ -42,6 +42,12 @@ class Authority:
         builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
         return cls(folder, key, builder.sign(key, hashes.SHA256()))
 
+    def file(self) -> Path:
+        """Its certificate, for SSL_CERT_FILE."""
+        file = self.folder / "authority.pem"
+        file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        return file
+
     def client(self) -> ssl.SSLContext:
         return ssl.create_default_context(cadata=self.certificate.public_bytes(serialization.Encoding.PEM).decode())
 
