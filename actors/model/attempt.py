@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from heliograph.actors.model.message import Message
+from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.actors.model.word import Word
 
 
@@ -44,6 +45,7 @@ class Answer:
     `code` is the provider's own, short and stable ("550 5.1.1", "411", "TooManyRequestsException"); `detail`
     is its text, without secrets and at most 500 characters; `retry_after_s` is what it asked us to wait.
     `traced`: receipts may name this attempt by `provider_message_id` alone, so the ledger keeps it findable by that.
+    `suppress`: the provider says that the message's own recipient does not exist, so nobody writes there again.
     """
 
     outcome: Outcome
@@ -53,6 +55,7 @@ class Answer:
     retry_after_s: float | None = None
     scope: Scope = Scope.PROVIDER
     traced: bool = False
+    suppress: SuppressionReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
