@@ -21,7 +21,9 @@ class Verdict:
     """One row. `cure` is what an operator or a caller can do; `source` says where the row is known from.
 
     `names` are the parts of a request ("sender", "template") that the row blames. The same fault is the account's
-    when the value came from the configuration, and the message's (`rejected`) when the message itself gave it.
+    when the value came from the configuration. A template that the message itself gave is its own fault (`rejected`);
+    a sender that it gave only this account does not know, and the next provider may (`misconfigured`, and nothing is
+    said of the provider).
     `wait_s` is how long to leave the provider alone where it does not say so itself.
     """
 
@@ -47,14 +49,19 @@ class Finding:
     def answer(self, named: Collection[str] = ()) -> Answer:
         """`named`: the parts of the request that came from the message and not from the configuration."""
         verdict = self.verdict
-        outcome = Outcome.REJECTED if not verdict.names.isdisjoint(named) else verdict.outcome
+        outcome, scope = verdict.outcome, verdict.scope
+        blamed = verdict.names.intersection(named)
+        if blamed == {"sender"}:
+            outcome, scope = Outcome.MISCONFIGURED, Scope.MESSAGE
+        elif blamed:
+            outcome = Outcome.REJECTED
         return Answer(
             outcome=outcome,
             code=clip(self.code or "", CODE_LENGTH) or None,
             detail=clip(self.detail or verdict.meaning),
             provider_message_id=clip(self.provider_message_id or "", ID_LENGTH) or None,
             retry_after_s=verdict.wait_s if self.retry_after_s is None else self.retry_after_s,
-            scope=verdict.scope,
+            scope=scope,
         )
 
 

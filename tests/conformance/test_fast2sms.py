@@ -126,13 +126,13 @@ async def test_an_empty_wallet_is_the_accounts_fault() -> None:
         assert (answer.outcome, answer.code) == (Outcome.MISCONFIGURED, "416")
 
 
-async def test_a_bad_sender_is_the_fault_of_whoever_named_it() -> None:
+async def test_a_bad_sender_that_the_message_named_says_nothing_of_the_account() -> None:
     async with fast2sms(sender="TOOLONGNAME") as (courier, _):
         template = {"dlt_template_id": "1107161234567890123"}
         (answer,) = await sent(courier, an_sms(**template))
-        assert (answer.outcome, answer.code) == (Outcome.MISCONFIGURED, "406")
+        assert (answer.outcome, answer.code, answer.scope) == (Outcome.MISCONFIGURED, "406", Scope.PROVIDER)
         (answer,) = await sent(courier, an_sms(sender_id="ALSOWRONG", **template))
-        assert (answer.outcome, answer.code) == (Outcome.REJECTED, "406")
+        assert (answer.outcome, answer.code, answer.scope) == (Outcome.MISCONFIGURED, "406", Scope.MESSAGE)
 
 
 async def test_the_check_tells_the_wallet() -> None:

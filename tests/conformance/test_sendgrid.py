@@ -113,12 +113,13 @@ async def test_one_bad_address_is_named_and_the_others_come_again_together() -> 
         assert emulator.seen.taken.total() == 19
 
 
-async def test_an_unverified_sender_is_the_fault_of_whoever_named_it() -> None:
+async def test_an_unverified_sender_that_the_message_named_says_nothing_of_the_account() -> None:
     async with sendgrid(SendGrid(senders={"verified.example"})) as (courier, _):
         (answer,) = await sent(courier, a_mail())
         assert (answer.outcome, answer.code) == (Outcome.MISCONFIGURED, "403")
+        assert answer.scope is Scope.PROVIDER
         (answer,) = await sent(courier, a_mail(sender="me@elsewhere.example"))
-        assert answer.outcome is Outcome.REJECTED
+        assert (answer.outcome, answer.scope) == (Outcome.MISCONFIGURED, Scope.MESSAGE)
         (answer,) = await sent(courier, a_mail(sender="me@verified.example"))
         assert answer.outcome is Outcome.ACCEPTED
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall
+from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope
 from heliograph.actors.model.message import Attachment
 from heliograph.providers import build
 from heliograph.providers.ses import SesCourier
@@ -113,11 +113,13 @@ async def test_a_clock_that_is_wrong_is_corrected_by_the_answer() -> None:
         assert (await sent(courier, a_mail()))[0].outcome is Outcome.ACCEPTED
 
 
-async def test_an_unverified_sender_is_the_fault_of_whoever_named_it() -> None:
+async def test_an_unverified_sender_that_the_message_named_says_nothing_of_the_account() -> None:
     async with ses(Ses(identities={"verified.example"})) as (courier, _):
         (answer,) = await sent(courier, a_mail())
         assert (answer.outcome, answer.code) == (Outcome.MISCONFIGURED, "MessageRejected")
-        assert (await sent(courier, a_mail(sender="me@elsewhere.example")))[0].outcome is Outcome.REJECTED
+        assert answer.scope is Scope.PROVIDER
+        (named,) = await sent(courier, a_mail(sender="me@elsewhere.example"))
+        assert (named.outcome, named.scope) == (Outcome.MISCONFIGURED, Scope.MESSAGE)
         assert (await sent(courier, a_mail(sender="me@verified.example")))[0].outcome is Outcome.ACCEPTED
 
 

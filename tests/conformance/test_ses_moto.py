@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from heliograph.actors.model.attempt import Outcome
+from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.message import Attachment
 from heliograph.actors.ports.courier import Courier
 from heliograph.providers import build
@@ -48,7 +48,8 @@ async def test_a_raw_mail_arrives(moto: str, courier: Courier) -> None:
 
 async def test_an_unknown_sender_is_refused(moto: str, courier: Courier) -> None:
     (answer,) = await courier.send([a_call(an_email(sender="me@elsewhere.example"))], lambda: None)
-    assert (answer.outcome, answer.code) == (Outcome.REJECTED, "MessageRejected")
+    assert (answer.outcome, answer.code) == (Outcome.MISCONFIGURED, "MessageRejected")
+    assert answer.scope is Scope.MESSAGE
     assert kept(moto) == []
 
 

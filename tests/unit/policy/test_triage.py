@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.actors.model.attempt import Answer, Outcome
+from heliograph.actors.model.attempt import Answer, Outcome, Scope
 from heliograph.actors.model.message import Priority, Reason, Standing, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
@@ -79,6 +79,20 @@ def test_some_outcomes_cost_no_attempt_but_not_without_end(outcome: Outcome) -> 
     assert triage(situation(outcome, standing=at_the_last), DELIVERY, RETRIES).counted == 4
     worn_out = replace(STANDING, throttled=MOST_UNCOUNTED - 1)
     assert triage(situation(outcome, standing=worn_out), DELIVERY, RETRIES).reason is Reason.ATTEMPTS_EXHAUSTED
+
+
+def test_a_sender_that_no_provider_of_the_route_knows_is_tried_at_each_and_then_backed_off() -> None:
+    unknown_sender = Answer(outcome=Outcome.MISCONFIGURED, scope=Scope.MESSAGE)
+    first = triage(situation(answer=unknown_sender), DELIVERY, RETRIES)
+    assert (first.state, first.due_in_s, first.tried, first.counted) == (State.QUEUED, 0.0, ("a",), 0)
+    waits: list[float] = []
+    standing = replace(STANDING, tried=("a",), throttled=1)
+    for _ in range(3):
+        last = triage(situation(standing=standing, provider="b", answer=unknown_sender), DELIVERY, RETRIES)
+        assert (last.state, last.waiting_for, last.tried, last.counted) == (State.QUEUED, WaitingFor.BACKOFF, (), 0)
+        waits.append(last.due_in_s)
+        standing = replace(STANDING, tried=("a",), throttled=last.throttled + 1, passes=last.passes)
+    assert waits == [full_jitter(n, base_s=1.0, cap_s=300.0, draw=0.5) for n in (1, 2, 3)]
 
 
 def test_the_last_attempt_exhausts_them() -> None:

@@ -197,16 +197,17 @@ def test_every_code_of_fast2sms_is_in_the_test_of_its_table() -> None:
 @pytest.mark.parametrize(
     ("code", "content", "outcome"),
     [
-        (406, {"sender_id": "BADONE"}, R),
+        (406, {"sender_id": "BADONE"}, M),
         (406, {"dlt_template_id": "1"}, M),
         (424, {"dlt_template_id": "1"}, R),
         (424, {"sender_id": "BADONE"}, M),
-        (500, {"sender_id": "BADONE"}, R),
+        (500, {"sender_id": "BADONE"}, M),
+        (500, {"sender_id": "BADONE", "dlt_template_id": "1"}, R),
         (500, {"dlt_template_id": "1"}, R),
         (416, {"sender_id": "BADONE"}, M),
     ],
 )
-def test_fast2sms_faults_are_the_messages_where_it_named_the_value(
+def test_fast2sms_faults_are_the_messages_where_it_named_the_template(
     code: int, content: dict[str, str], outcome: Outcome
 ) -> None:
     call = a_call(a_message(content=SmsContent(text="Hi", **content)))

@@ -75,13 +75,27 @@ def test_a_detail_is_one_short_line(text: str) -> None:
     assert line.isprintable()
 
 
-def test_a_fault_is_the_messages_when_the_message_gave_the_value() -> None:
+def test_a_sender_that_the_message_named_is_neither_its_fault_nor_the_providers() -> None:
     verdict = Verdict(
         outcome=Outcome.MISCONFIGURED, meaning="bad sender", cure="", source="", names=frozenset({"sender"})
     )
     assert Finding(verdict=verdict).answer().outcome is Outcome.MISCONFIGURED
     assert Finding(verdict=verdict).answer({"template"}).outcome is Outcome.MISCONFIGURED
-    assert Finding(verdict=verdict).answer({"sender"}).outcome is Outcome.REJECTED
+    named = Finding(verdict=verdict).answer({"sender"})
+    assert (named.outcome, named.scope) == (Outcome.MISCONFIGURED, Scope.MESSAGE)
+
+
+def test_a_template_that_the_message_named_is_its_own_fault() -> None:
+    verdict = Verdict(
+        outcome=Outcome.MISCONFIGURED,
+        meaning="blacklisted",
+        cure="",
+        source="",
+        names=frozenset({"sender", "template"}),
+    )
+    assert Finding(verdict=verdict).answer({"template"}).outcome is Outcome.REJECTED
+    assert Finding(verdict=verdict).answer({"sender", "template"}).outcome is Outcome.REJECTED
+    assert Finding(verdict=verdict).answer({"sender"}).outcome is Outcome.MISCONFIGURED
 
 
 def test_a_row_may_name_a_wait_and_the_provider_another() -> None:

@@ -98,9 +98,11 @@ def test_what_concerns_one_recipient_says_nothing_of_the_server() -> None:
     assert [*scopes.values()] == [Scope.MESSAGE] * 4 + [Scope.PROVIDER]
 
 
-def test_a_refused_sender_is_the_messages_fault_where_the_message_named_it() -> None:
+def test_a_refused_sender_says_nothing_of_the_account_where_the_message_named_it() -> None:
     finding = find(reply("550 5.1.8 bad sender"), MAIL)
-    assert (finding.answer().outcome, finding.answer({"sender"}).outcome) == (M, R)
+    ours, its = finding.answer(), finding.answer({"sender"})
+    assert (ours.outcome, ours.scope) == (M, Scope.PROVIDER)
+    assert (its.outcome, its.scope) == (M, Scope.MESSAGE)
 
 
 def test_a_day_used_up_waits_for_hours_and_a_login_for_a_minute() -> None:
