@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from heliograph.actors.model.attempt import Answer, Outcome, Scope
+from heliograph.actors.model.receipt import SuppressionReason
 
 DETAIL_LENGTH: Final = 500
 CODE_LENGTH: Final = 80
@@ -24,7 +25,8 @@ class Verdict:
     when the value came from the configuration. A template that the message itself gave is its own fault (`rejected`);
     a sender that it gave only this account does not know, and the next provider may (`misconfigured`, and nothing is
     said of the provider).
-    `wait_s` is how long to leave the provider alone where it does not say so itself.
+    `wait_s` is how long to leave the provider alone where it does not say so itself. `suppress`: nobody writes to the
+    refused recipient again.
     """
 
     outcome: Outcome
@@ -34,6 +36,7 @@ class Verdict:
     scope: Scope = Scope.PROVIDER
     names: frozenset[str] = frozenset()
     wait_s: float | None = None
+    suppress: SuppressionReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class Finding:
             provider_message_id=clip(self.provider_message_id or "", ID_LENGTH) or None,
             retry_after_s=verdict.wait_s if self.retry_after_s is None else self.retry_after_s,
             scope=scope,
+            suppress=verdict.suppress if outcome is Outcome.REJECTED else None,
         )
 
 
