@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from heliograph.actors.model.attempt import Answer, ProviderCall, Settled
 from heliograph.actors.model.message import Message
@@ -39,3 +40,23 @@ class Courier(Protocol):
 
     async def aclose(self) -> None:
         """Close connections politely. Called once, after the last send."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What an account may send by its provider's own word, beside the configured rate and quota.
+
+    `rate` is recipients per second; `remaining` how many more the provider takes today. None: not limited, or not told.
+    """
+
+    rate: float | None = None
+    remaining: int | None = None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A courier whose provider can be asked for its own limits: `isinstance(courier, Measured)`."""
+
+    async def allowance(self) -> Allowance | None:
+        """None where it cannot be told now: what was told last still holds. Total, like `send`; harmless, takes at
+        most `longest_call_s`, and is worth asking every few minutes and not more often than once a second."""
