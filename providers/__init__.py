@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 import phonenumbers
 
+from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
 from heliograph.providers import bulksms, fast2sms, gmail, sendgrid, ses, smtp
 from heliograph.providers.kinds import Kind, fault, nearest
+from heliograph.providers.rules import verdict_of
 from heliograph.providers.sandbox import SandboxCourier
 from heliograph.providers.verdicts import Verdict
 
@@ -38,17 +41,25 @@ def build(settings: ProviderSettings) -> Courier:
     return kind.courier(kind.prepare(settings))
 
 
-def explain(kind: str, status: str, body: bytes) -> Verdict:
-    """What an answer of this kind means. ConfigurationError where the kind, or such a status, does not exist."""
+def explain(kind: str, status: str, body: bytes, providers: Sequence[ProviderSettings] = ()) -> Verdict:
+    """What an answer of this kind means, by the rows of configured `providers` and then by the kind's own table.
+
+    ConfigurationError where the kind, or such a status, does not exist.
+    """
     known = KINDS.get(kind)
     if known is None or known.explain is None:
         raise ConfigurationError(
             f"{kind!r} has no table of answers{nearest(kind, [k for k in KINDS if KINDS[k].explain])}"
         )
     try:
-        return known.explain(status, body)
+        found = known.explain(status, body)
     except ValueError as error:
         raise ConfigurationError(f"{kind}: {error}") from None
+    if found.verdict.outcome is Outcome.ACCEPTED:
+        return found.verdict
+    text = body.decode("utf-8", "replace")
+    said = (verdict_of(provider, status=int(status), code=found.code, text=text) for provider in providers)
+    return next((verdict for verdict in said if verdict is not None), found.verdict)
 
 
 @lru_cache(maxsize=65_536)

@@ -21,6 +21,7 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Begin
 from heliograph.providers.kinds import fault
 from heliograph.providers.mime import Unsendable
+from heliograph.providers.rules import MOST_TEXT, first, refuses_all, ruled
 from heliograph.providers.verdicts import Finding, Verdict, clip
 from heliograph.providers.wire import MIB, Base, LineTransport, Loss, Transport, WireAnswer, WireFailure, WireRequest
 
@@ -167,13 +168,13 @@ def masker(secrets: Collection[str]) -> Callable[[str], str]:
     return lambda text: pattern.sub("…", text)
 
 
-def explainer(judge: Callable[[WireAnswer], Finding]) -> Callable[[str, bytes], Verdict]:
+def explainer(judge: Callable[[WireAnswer], Finding]) -> Callable[[str, bytes], Finding]:
     """`Kind.explain` out of the function that judges a kind's answers."""
 
-    def explain(status: str, body: bytes) -> Verdict:
+    def explain(status: str, body: bytes) -> Finding:
         if not re.fullmatch(r"[1-9][0-9]{2}", status):
             raise ValueError("STATUS is an HTTP status: three digits")
-        return judge(WireAnswer(status=int(status), body=body)).verdict
+        return judge(WireAnswer(status=int(status), body=body))
 
     return explain
 
@@ -198,6 +199,7 @@ class HttpCourier(ABC):
             self.base, timeout_s=settings.timeout_s, most_bytes=self.most_bytes
         )
         self._alone: dict[str, None] = {}
+        self._rules = settings.answers
 
     @abstractmethod
     def takes(self, message: Message) -> str | None: ...
@@ -233,7 +235,7 @@ class HttpCourier(ABC):
         result = await self._transport.exchange(request, begin)
         if isinstance(result, WireFailure):
             return [_lost(result)] * len(calls)
-        return [self._masked(answer) for answer in self.classify(calls, result)]
+        return [self._masked(answer) for answer in self._ruled(calls, result, self.classify(calls, result))]
 
     async def ask(self, call: ProviderCall) -> Settled | None:  # noqa: ARG002 - few providers can tell
         return None
@@ -261,6 +263,27 @@ class HttpCourier(ABC):
             while len(self._alone) > MOST_ALONE:
                 self._alone.pop(next(iter(self._alone)))
         return [Finding(verdict=PUT_BACK, code=finding.code, detail=finding.detail).answer()] * len(calls)
+
+    def _ruled(self, calls: Sequence[ProviderCall], came: WireAnswer, answers: Sequence[Answer]) -> Sequence[Answer]:
+        """What the configuration's own rows make of it. What was taken stays taken, and a success that broke off
+        stays what it is."""
+        taken = 200 <= came.status < 300
+        if not self._rules or (taken and not came.whole):
+            return answers
+        shared = len(calls) > 1
+        body = came.body[:MOST_TEXT].decode("utf-8", "replace")
+        # A shared call that was taken says something else of each of its messages, as far as `detail` has it.
+        texts = [answer.detail or "" if shared and taken else body for answer in answers]
+        rules = [
+            first(self._rules, status=came.status, code=answer.code, text=text)
+            for answer, text in zip(answers, texts, strict=True)
+        ]
+        if shared and not taken and any(rule is not None and refuses_all(rule) for rule in rules):
+            return self.put_back(calls, Finding(verdict=PUT_BACK, code=answers[0].code), alone=True)
+        return [
+            answer if rule is None or answer.outcome is Outcome.ACCEPTED else ruled(answer, rule)
+            for answer, rule in zip(answers, rules, strict=True)
+        ]
 
     def _masked(self, answer: Answer) -> Answer:
         """Providers like to repeat what they were told."""

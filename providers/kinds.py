@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
+from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
 from heliograph.actors.ports.receipts import ReceiptReader
-from heliograph.providers.verdicts import Verdict
+from heliograph.providers.verdicts import Finding
 
 T = TypeVar("T")
 _PRINTABLE: Final = re.compile(r"[ -~]+")
@@ -33,13 +34,13 @@ class Kind:
     """`credentials` are alternatives: one of the sets must be given whole. `batch` is the most messages of one call.
 
     `base_url` is None for kinds that are reached by host and port, or not at all. `explain` says what an answer
-    (status, body) means, for people. `receipts` builds the reader of a provider whose settings have a `receipts`
-    table; ConfigurationError names the key that is wrong.
+    (status, body) means, by the kind's own table; ValueError where there is no such status. `receipts` builds the
+    reader of a provider whose settings have a `receipts` table; ConfigurationError names the key that is wrong.
     """
 
     channels: frozenset[Channel]
     courier: Callable[[ProviderSettings], Courier]
-    explain: Callable[[str, bytes], Verdict] | None = None
+    explain: Callable[[str, bytes], Finding] | None = None
     credentials: tuple[tuple[str, ...], ...] = ((),)
     optional_credentials: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Kind:
         if 1 < self.batch < settings.batch:
             raise fault(settings, "batch", f"{settings.kind} takes at most {self.batch} messages in a call")
         self._check_credentials(settings)
+        self._check_answers(settings)
         return replace(settings, options=self._parse_options(settings))
 
     def _check_credentials(self, settings: ProviderSettings) -> None:
@@ -71,6 +73,14 @@ class Kind:
         missing = next(name for name in best if name not in given)
         wanted = ", or ".join(" and ".join(names) for names in self.credentials)
         raise fault(settings, f"credentials.{missing}", f"missing; {settings.kind} needs {wanted}")
+
+    def _check_answers(self, settings: ProviderSettings) -> None:
+        if settings.answers and self.explain is None:
+            raise fault(settings, "answers", f"{settings.kind} has no table of answers to go before")
+        for number, rule in enumerate(settings.answers):
+            if self.base_url is None and rule.outcome is Outcome.ACCEPTED:
+                # A row is asked of each refusal in a dialogue, and only the last reply can be about the mail itself.
+                raise fault(settings, f"answers.{number}.outcome", "a mail server's refusal is never accepted")
 
     def _parse_options(self, settings: ProviderSettings) -> dict[str, object]:
         parsed = {name: option.default for name, option in self.options.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.word import Word
 
@@ -57,6 +59,21 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRule:
+    """An operator's own row on what a provider answers. It asks for `status`, `code` and `text` (None: whatever it is)
+    and says what such an answer comes to. `retry_after_s` None: as the provider itself says."""
+
+    outcome: Outcome
+    status: int | None = None
+    code: str | None = None
+    text: re.Pattern[str] | None = None
+    meaning: str | None = None
+    cure: str | None = None
+    retry_after_s: float | None = None
+    scope: Scope = Scope.PROVIDER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
     """One `[[providers]]` table, parsed. `rate` and `burst` are recipients over the whole cluster."""
 
@@ -82,6 +99,7 @@ class ProviderSettings:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     receipts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # empty: none are taken
+    answers: tuple[AnswerRule, ...] = ()  # before the kind's own table
     quota: Quota | None = None
 
 

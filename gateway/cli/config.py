@@ -7,6 +7,7 @@ configuration are told at once, each with its key; nothing that a fault says quo
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import urllib.parse
 from collections import Counter
@@ -22,7 +23,7 @@ from pydantic.fields import FieldInfo
 from heliograph.actors.model.duration import format_duration
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
-from heliograph.actors.model.provider import BreakerSettings, ProviderSettings, RouteRule
+from heliograph.actors.model.provider import AnswerRule, BreakerSettings, ProviderSettings, RouteRule
 from heliograph.actors.model.settings import (
     Config,
     DeadLetterSettings,
@@ -98,14 +99,18 @@ def load(
     overrides: Mapping[Path_, object] | None = None,
     overrides_origin: str = "command line",
     need: frozenset[Need] = EVERYTHING,
+    credentials: bool = True,
 ) -> Loaded:
-    """Read, merge and check. Raises ConfigFaults (LaterFaults where nothing but later keys is wrong)."""
+    """Read, merge and check. Raises ConfigFaults (LaterFaults where nothing but later keys is wrong). Without
+    `credentials` those that are missing are made up: for who will call nobody."""
     tree = _Tree()
     if file is not None:
         tree.add_file(file)
     tree.add_environment(environ)
     for path, value in (overrides or {}).items():
         tree.put(path, value, overrides_origin)
+    if not credentials:
+        tree.make_up_credentials()
     later = list(_take_later(tree))
     parsed, faults = _validate(tree)
     faults += _missing(tree, need)
@@ -207,13 +212,20 @@ class _Tree:
             return
         self.origins[path] = origin
 
+    def make_up_credentials(self) -> None:
+        for provider in self.providers.values():
+            kind, given = KINDS.get(str(provider.get("kind"))), provider.get("credentials", {})
+            if kind is not None and isinstance(given, dict):
+                provider["credentials"] = dict.fromkeys(kind.credentials[0], "made-up") | given
+
     def whole(self) -> dict[str, Any]:
         return {**self.values, "providers": list(self.providers.values())}
 
     def origin(self, path: Path_) -> str | None:
-        """Where a key is from; of a table, where its first leaf is from."""
-        if path in self.origins:
-            return self.origins[path]
+        """Where a key is from; of a table, where its first leaf is from; of a row in a list, where the list is from."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
         return next((origin for leaf, origin in self.origins.items() if leaf[: len(path)] == path), None)
 
 
@@ -436,6 +448,20 @@ def _provider(table: schema.Provider) -> ProviderSettings:
         ),
         credentials=dict(table.credentials),
         options=dict(table.options),
+        answers=tuple(map(_rule, table.answers)),
+    )
+
+
+def _rule(row: schema.AnswerRow) -> AnswerRule:
+    return AnswerRule(
+        outcome=row.outcome,
+        status=row.status,
+        code=row.code,
+        text=None if row.text is None else re.compile(row.text, re.IGNORECASE),
+        meaning=row.meaning,
+        cure=row.cure,
+        retry_after_s=row.retry_after,
+        scope=row.scope,
     )
 
 
@@ -472,6 +498,10 @@ def _table_entries(table: schema.Table, path: Path_, tree: _Tree) -> Iterator[En
         value = getattr(table, name)
         if isinstance(value, schema.Table):
             yield from _table_entries(value, here, tree)
+        elif isinstance(value, list) and value and table_of(field):
+            for number, row in enumerate(value):
+                given = {key: shown(type(row).model_fields[key], getattr(row, key)) for key in row.model_fields_set}
+                yield Entry(".".join((*here, str(number))), given, tree.origin(here) or DEFAULT)
         elif isinstance(value, dict) and value:
             for key, inner in value.items():
                 yield Entry(".".join((*here, key)), shown(field, inner), tree.origin((*here, key)) or DEFAULT)
@@ -492,7 +522,7 @@ def shown(field: FieldInfo, value: object) -> object:
         return MASK if value else value
     if schema.IsUrl in marks and isinstance(value, str):
         return without_password(value)
-    if schema.IsDuration in marks:
+    if schema.IsDuration in marks and value is not None:
         if isinstance(value, list):
             return [format_duration(float(item)) for item in value]
         return format_duration(float(str(value)))

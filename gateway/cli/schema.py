@@ -11,7 +11,7 @@ import math
 import re
 import urllib.parse
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,8 +22,10 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
+from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.duration import PATTERN, parse_duration
 from heliograph.actors.model.message import Category, Channel
 from heliograph.actors.model.provider import UnknownRule
@@ -103,6 +105,14 @@ def _country(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error.msg}") from None
+    return value
+
+
 def _provider_name(value: str) -> str:
     if not NAME.fullmatch(value):
         raise ValueError("should be letters, digits, dots, hyphens or underscores, at most 64, a letter or digit first")
@@ -179,6 +189,27 @@ class Breaker(Table):
     half_open_permits: Whole = Field(3, ge=1, le=1000, description="trial calls that must all succeed")
 
 
+class AnswerRow(Table):
+    """What such an answer means; the first row that holds decides."""
+
+    status: Whole | None = Field(None, ge=100, le=999, description="the HTTP status, or SMTP's reply code")
+    code: str | None = Field(None, min_length=1, description="the provider's code as attempts show it; SMTP's is 5.7.1")
+    text: Annotated[str, AfterValidator(_pattern)] | None = Field(
+        None, min_length=1, description="a regular expression, any case, to be found in the answer"
+    )
+    outcome: Outcome = Field(description="accepted | rejected | deferred | throttled | misconfigured | unknown")
+    meaning: str | None = Field(None, min_length=1, description="for people: goes before what the provider said")
+    cure: str | None = Field(None, min_length=1, description="for people: what to do about it")
+    retry_after: Duration | None = Field(None, ge=0, le=86_400, description="how long to leave the provider alone")
+    scope: Scope = Field(Scope.PROVIDER, description="message: it says nothing of the provider")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.status is None and self.code is None and self.text is None:
+            raise ValueError("needs a status, a code or a text")
+        return self
+
+
 class Provider(Table):
     """One account at a provider."""
 
@@ -212,6 +243,7 @@ class Provider(Table):
     credentials: Annotated[dict[str, str], IsSecret()] = Field({}, description="by kind: api_key, …")
     options: dict[str, Any] = Field({}, description="by kind: route, entity_id, configuration_set, …")
     breaker: Breaker = Field(default_factory=Breaker, description="when to stop asking")
+    answers: list[AnswerRow] = Field([], description="what its answers mean, before Heliograph's own table")
 
     @field_validator("kind")
     @classmethod

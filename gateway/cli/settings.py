@@ -141,14 +141,21 @@ def _keys(table: Any, given: dict[str, object], *, all_keys: bool = True) -> Ite
     for name, field in table.model_fields.items():
         inner = table_of(field)
         if inner is not None:
-            nested.append((name, inner))
-        elif name in given:
+            nested.append((name, inner, isinstance(field.default, list)))
+        if inner is not None and not isinstance(field.default, list):
+            continue
+        if name in given:
             yield f"{name} = {written(given[name])}".ljust(44) + f"  # {field.description}"
         elif all_keys:
             default = shown(field, field.get_default(call_default_factory=True))
             value = "…" if default is None else written(default)
             yield f"# {name} = {value}".ljust(44) + f"  # {field.description}"
-    for name, inner in nested if all_keys else ():
+    for name, inner, rows in nested if all_keys else ():
+        if rows:
+            yield f"# Each of [[providers.{name}]]:".ljust(44) + f"  # {inner.__doc__}"
+            for key, field in inner.model_fields.items():
+                yield f"# {key} = …".ljust(44) + f"  # {field.description}"
+            continue
         yield f"# [providers.{name}]".ljust(44) + f"  # {inner.__doc__}"
         yield from _keys(inner, {})
 

@@ -25,7 +25,7 @@ from heliograph.actors.ports.courier import Begin
 from heliograph.providers.kinds import Kind, Option, fault, text, whole
 from heliograph.providers.mime import Unsendable, build_mime, envelope, needs_utf8
 from heliograph.providers.smtp.dialogue import Features, Letter, Password, Sent, transaction
-from heliograph.providers.smtp.replies import Row, explainer
+from heliograph.providers.smtp.replies import Row, configured, explainer
 from heliograph.providers.smtp.session import FixedLogin, Logins, Server, Session, Sessions
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import trusted
@@ -52,6 +52,7 @@ class SmtpCourier:
         most_sessions: int | None = None,
     ) -> None:
         options = settings.options
+        rows = (*configured(settings), *rows)
         self._sender = _mailbox_of(settings)
         self._bounces_to = options["envelope_sender"]
         self._domain = options["message_id_domain"]

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Final
 
 from heliograph.actors.model.attempt import Outcome, Scope
+from heliograph.actors.model.provider import ProviderSettings
+from heliograph.providers import rules
 from heliograph.providers.verdicts import Finding, Verdict
 
 HOUR_S: Final = 3600.0
@@ -94,14 +96,27 @@ def find(reply: Reply, stage: Stage, rows: tuple[Row, ...] = ()) -> Finding:
     return Finding(verdict=verdict, code=reply.full_code, detail=reply.text)
 
 
-def explainer(rows: tuple[Row, ...] = ()) -> Callable[[str, bytes], Verdict]:
+def configured(settings: ProviderSettings) -> tuple[Row, ...]:
+    """The rows of `[[providers.answers]]`."""
+    return tuple(
+        Row(
+            verdict=rules.verdict(rule, "the configuration"),
+            codes=frozenset() if rule.status is None else frozenset({rule.status}),
+            enhanced=() if rule.code is None else (rule.code,),
+            words=rule.text,
+        )
+        for rule in settings.answers
+    )
+
+
+def explainer(rows: tuple[Row, ...] = ()) -> Callable[[str, bytes], Finding]:
     """`Kind.explain` for this table: a reply to RCPT or to the final dot, given as its code and its text."""
 
-    def explain(status: str, body: bytes) -> Verdict:
+    def explain(status: str, body: bytes) -> Finding:
         if not re.fullmatch(r"[2-5]\d\d", status):
             raise ValueError("the status is a reply's code of three digits, such as 550")
         reply = Reply(int(status), tuple(body.decode("utf-8", "replace").splitlines()))
-        return find(reply, Stage.END, rows).verdict
+        return find(reply, Stage.END, rows)
 
     return explain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import trio
 
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.errors import RightLapsed
+from heliograph.actors.model.provider import AnswerRule
 from heliograph.providers import build
 from tests.conformance.rigs import RIGS, Fault, Rig
 from tests.support.builders import a_call
@@ -154,3 +156,13 @@ async def test_no_credential_is_in_a_repr(rig: Rig) -> None:
     for name, secret in rig.settings.credentials.items():
         if name not in ("access_key_id", "region", "token_id", "username"):
             assert secret not in shown
+
+
+@pytest.mark.parametrize("kind", sorted(RIGS))
+async def test_a_row_of_the_configuration_goes_before_the_table(kind: str) -> None:
+    row = AnswerRule(outcome=Outcome.DEFERRED, text=re.compile("."), retry_after_s=7)
+    async with RIGS[kind](answers=(row,)) as rig:
+        assert (await rig.courier.send([a_call(rig.message())], Begun()))[0].outcome is Outcome.ACCEPTED
+        rig.server.fail(Fault.REFUSED)
+        (answer,) = await rig.courier.send([a_call(rig.message())], Begun())
+        assert (answer.outcome, answer.retry_after_s) == (Outcome.DEFERRED, 7)

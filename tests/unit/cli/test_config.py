@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
 from heliograph.gateway.cli.config import EVERYTHING, ConfigFaults, Loaded, known_keys, load, without_password
@@ -291,3 +292,68 @@ def test_every_key_in_force_has_an_origin(tmp_path: Path) -> None:
 
 def test_a_url_without_a_password_stays_as_it_is() -> None:
     assert without_password("redis://127.0.0.1:6379/0") == "redis://127.0.0.1:6379/0"
+
+
+BULKSMS = """
+[[providers]]
+name = "bulk"
+kind = "bulksms"
+channel = "sms"
+rate = 10
+credentials = { token_id = "a", token_secret = "b" }
+"""
+
+
+def test_a_providers_answers_are_read_row_by_row(tmp_path: Path) -> None:
+    rows = """
+    [[providers.answers]]
+    status = 403
+    text = "daily (quota|limit)"
+    outcome = "throttled"
+    meaning = "the day's messages are used up"
+    cure = "wait"
+    retry_after = "1h"
+    [[providers.answers]]
+    code = "FAILED.NOT_SENT"
+    outcome = "deferred"
+    scope = "message"
+    """
+    found = loaded(tmp_path, BULKSMS + rows)
+    daily, unsent = next(p for p in found.config.providers if p.name == "bulk").answers
+    assert (daily.status, daily.outcome, daily.retry_after_s, daily.cure) == (403, Outcome.THROTTLED, 3600, "wait")
+    assert daily.text is not None
+    assert daily.text.search("Your DAILY LIMIT is reached")
+    assert (unsent.code, unsent.outcome, unsent.scope) == ("FAILED.NOT_SENT", Outcome.DEFERRED, Scope.MESSAGE)
+    assert values(found)["providers.bulk.answers.1"] == {
+        "code": "FAILED.NOT_SENT",
+        "outcome": "deferred",
+        "scope": "message",
+    }
+    assert origins(found)["providers.bulk.answers.1"] == "heliograph.toml"
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ('status = 400\noutcome = "lost"', "providers.bulk.answers.1.outcome: "),
+        ("status = 400", "providers.bulk.answers.1.outcome: is required"),
+        ('outcome = "rejected"', "providers.bulk.answers.1: needs a status, a code or a text"),
+        ('text = "(unclosed"\noutcome = "rejected"', "providers.bulk.answers.1.text: is no regular expression"),
+        ('status = 42\noutcome = "rejected"', "providers.bulk.answers.1.status: "),
+        ('status = 400\noutcome = "deferred"\nretry_after = 5', "providers.bulk.answers.1.retry_after: "),
+        (
+            'status = 400\noutcome = "deferred"\nretry_afetr = "5s"',
+            "providers.bulk.answers.1.retry_afetr: unknown key; the nearest known one is providers.answers.retry_after",
+        ),
+    ],
+)
+def test_a_bad_row_of_answers_is_told_by_its_key(tmp_path: Path, row: str, told: str) -> None:
+    good = '[[providers.answers]]\nstatus = 500\noutcome = "deferred"\n'
+    (fault,) = faults(tmp_path, f"{BULKSMS}{good}[[providers.answers]]\n{row}")
+    assert fault.startswith(told)
+    assert "heliograph.toml" in fault
+
+
+def test_answers_can_be_written_in_the_environment(tmp_path: Path) -> None:
+    found = loaded(tmp_path, BULKSMS, HELIOGRAPH_PROVIDERS__BULK__ANSWERS='[{status = 418, outcome = "rejected"}]')
+    assert [rule.status for p in found.config.providers for rule in p.answers] == [418]

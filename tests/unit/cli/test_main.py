@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,39 @@ def test_an_answer_is_classified_as_json(flags: list[str], capsys: pytest.Captur
     assert main.run(["classify", "smtp", "550", "5.1.1 user unknown", *flags]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (set(said), said["outcome"]) == ({"outcome", "meaning", "cure", "source"}, "rejected")
+    output.forget_wishes()
+
+
+def test_a_configurations_own_rows_come_before_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text("""
+        [[providers]]
+        name = "ours"
+        kind = "smtp"
+        channel = "email"
+        rate = 10
+        host = "localhost"
+        [[providers.answers]]
+        status = 550
+        text = "user unknown"
+        outcome = "deferred"
+        meaning = "their directory is being moved"
+        cure = "nothing: tried again"
+    """)
+    reply = ["550", "5.1.1 user unknown"]
+    assert main.run(["classify", "smtp", *reply, "--config", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "outcome": "deferred",
+        "meaning": "their directory is being moved",
+        "cure": "nothing: tried again",
+        "source": "ours: [[providers.answers]], row 1",
+    }
+    for others in (["smtp", "550", "5.1.1 mailbox disabled"], ["gmail", *reply]):
+        assert main.run(["classify", *others, "--config", str(file)]) == 0
+        assert json.loads(capsys.readouterr().out)["outcome"] == "rejected"
+    file.write_text(file.read_text().replace("deferred", "accepted"))
+    assert main.run(["classify", "smtp", *reply, "--config", str(file)]) == 2
+    assert "providers.ours.answers.0.outcome" in capsys.readouterr().err
     output.forget_wishes()
 
 

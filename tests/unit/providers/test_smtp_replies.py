@@ -114,7 +114,7 @@ def test_gmail_slows_us_down_by_421() -> None:
     text = "421 4.7.0 try again later, closing connection"
     assert find(reply(text), MAIL).verdict.outcome is D
     assert find(reply(text), MAIL, GMAIL_ROWS).verdict.outcome is T
-    assert explainer(GMAIL_ROWS)("421", b"4.7.0 try again later").outcome is T
+    assert explainer(GMAIL_ROWS)("421", b"4.7.0 try again later").verdict.outcome is T
 
 
 def test_an_answer_has_both_codes_and_the_servers_text() -> None:
@@ -131,7 +131,7 @@ def test_an_enhanced_code_counts_where_it_fits_the_reply(text: str, enhanced: st
 
 
 def test_explain_reads_a_code_and_a_text() -> None:
-    verdict = explainer()("550", b"5.1.1 no such user")
+    verdict = explainer()("550", b"5.1.1 no such user").verdict
     assert (verdict.outcome, bool(verdict.meaning and verdict.cure and verdict.source)) == (R, True)
     with pytest.raises(ValueError, match="three digits"):
         explainer()("5.1.1", b"")

@@ -1,0 +1,168 @@
+"""The configuration's own rows on what a provider answers: which row holds, and what it makes of an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heliograph.actors.model.attempt import Answer, Outcome, Scope
+from heliograph.actors.model.errors import ConfigurationError
+from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import AnswerRule
+from heliograph.actors.ports.courier import Begin
+from heliograph.providers import KINDS, build, explain
+from heliograph.providers.rules import first
+from heliograph.providers.wire import WireAnswer, WireFailure, WireRequest
+from tests.conformance.rigs import CHANNELS, http_settings
+from tests.support.builders import a_call, a_message, a_provider
+
+
+class Canned:
+    """A `Transport` that gives one answer to everything."""
+
+    def __init__(self, answer: WireAnswer) -> None:
+        self.answer = answer
+
+    async def exchange(self, request: WireRequest, begin: Begin) -> WireAnswer | WireFailure:
+        begin()
+        return self.answer
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def rule(outcome: Outcome = Outcome.DEFERRED, *, text: str | None = None, **fields: Any) -> AnswerRule:
+    return AnswerRule(outcome=outcome, text=None if text is None else re.compile(text, re.IGNORECASE), **fields)
+
+
+async def answered(
+    kind: str, status: int, body: object, *rules: AnswerRule, calls: int = 1, whole: bool = True
+) -> Sequence[Answer]:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    settings = KINDS[kind].prepare(http_settings(kind, "http://a.b", answers=rules, batch=10))
+    courier = KINDS[kind].courier(settings)
+    courier._transport = Canned(WireAnswer(status=status, body=raw, whole=whole))  # type: ignore[attr-defined]
+    people = [
+        f"+9198765432{n}" if CHANNELS[kind] is Channel.SMS else f"a{n}@example.net" for n in range(10, 10 + calls)
+    ]
+    return await courier.send([a_call(a_message(to)) for to in people], lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "holds"),
+    [
+        (rule(status=403), True),
+        (rule(status=400), False),
+        (rule(code="FORBIDDEN"), True),
+        (rule(code="other"), False),
+        (rule(text=r"daily \w+"), True),
+        (rule(text="weekly"), False),
+        (rule(status=403, code="forbidden", text="DAILY"), True),
+        (rule(status=403, code="forbidden", text="weekly"), False),
+    ],
+)
+def test_a_row_holds_where_all_that_it_asks_is_so(asked: AnswerRule, holds: bool) -> None:
+    found = first([asked], status=403, code="forbidden", text="the daily quota is used up")
+    assert (found is asked) is holds
+
+
+def test_the_first_row_that_holds_decides() -> None:
+    rows = [rule(status=400), rule(status=403, code="a"), rule(status=403), rule(text=".")]
+    assert first(rows, status=403, code="b", text="x") is rows[2]
+
+
+def test_smtps_code_is_named_without_its_three_digits() -> None:
+    row = rule(code="5.7.1")
+    assert first([row], status=550, code="550 5.7.1", text="") is row
+    assert first([row], status=550, code="550 5.7.10", text="") is None
+    assert first([row], status=550, code="550", text="") is None
+
+
+@pytest.mark.parametrize("kind", sorted(CHANNELS))
+async def test_a_row_goes_before_the_table_of_every_http_kind(kind: str) -> None:
+    row = rule(Outcome.THROTTLED, status=400, text="come back", meaning="their lunch", retry_after_s=60)
+    (answer,) = await answered(kind, 400, {"message": "Come back at two"}, row)
+    assert (answer.outcome, answer.retry_after_s, answer.scope) == (Outcome.THROTTLED, 60, Scope.PROVIDER)
+    assert (answer.detail or "").startswith("their lunch: ")
+    (other,) = await answered(kind, 400, {"message": "No"}, row)
+    assert other.outcome is not Outcome.THROTTLED
+
+
+async def test_what_was_taken_stays_taken_and_what_broke_off_stays_unknown() -> None:
+    row = rule(Outcome.REJECTED, text=".")
+    taken = [{"id": "1", "status": {"type": "ACCEPTED"}}]
+    assert [a.outcome for a in await answered("bulksms", 201, taken, row)] == [Outcome.ACCEPTED]
+    assert [a.outcome for a in await answered("bulksms", 201, taken, row, whole=False)] == [Outcome.UNKNOWN]
+
+
+async def test_a_success_in_words_that_nobody_knows_can_be_told_what_it_is() -> None:
+    (answer,) = await answered("bulksms", 200, {"queued": True}, rule(Outcome.ACCEPTED, status=200, text='"queued"'))
+    assert answer.outcome is Outcome.ACCEPTED
+
+
+async def test_a_row_tells_the_messages_of_a_shared_call_apart_by_their_codes() -> None:
+    row = rule(Outcome.DEFERRED, code="FAILED.NOT_SENT", scope=Scope.MESSAGE)
+    body = [
+        {"id": "1", "to": "919876543210", "status": {"type": "FAILED", "subtype": "NOT_SENT"}},
+        {"id": "2", "to": "919876543211", "status": {"type": "FAILED", "subtype": "BLOCKED"}},
+        {"id": "3", "to": "919876543212", "status": {"type": "ACCEPTED"}},
+    ]
+    answers = await answered("bulksms", 201, body, row, calls=3)
+    assert [a.outcome for a in answers] == [Outcome.DEFERRED, Outcome.REJECTED, Outcome.ACCEPTED]
+    assert answers[0].scope is Scope.MESSAGE
+
+
+async def test_a_row_that_refuses_a_shared_call_sends_each_of_its_messages_alone() -> None:
+    """What was said of one of them is not what becomes of all."""
+    row = rule(Outcome.REJECTED, status=403, text="spam")
+    answers = await answered("bulksms", 403, {"detail": "one of these is spam"}, row, calls=3)
+    assert {(a.outcome, a.scope) for a in answers} == {(Outcome.DEFERRED, Scope.MESSAGE)}
+    (alone,) = await answered("bulksms", 403, {"detail": "this is spam"}, row)
+    assert alone.outcome is Outcome.REJECTED
+
+
+async def test_a_row_on_the_account_counts_for_all_of_a_shared_call() -> None:
+    row = rule(Outcome.MISCONFIGURED, status=400, text="plan")
+    answers = await answered("bulksms", 400, {"detail": "not in your plan"}, row, calls=3)
+    assert {(a.outcome, a.scope) for a in answers} == {(Outcome.MISCONFIGURED, Scope.PROVIDER)}
+
+
+@given(
+    kind=st.sampled_from(sorted(kind for kind in KINDS if KINDS[kind].explain)),
+    outcome=st.sampled_from([o for o in Outcome if o is not Outcome.ACCEPTED]),
+    status=st.integers(200, 599),
+    body=st.binary(max_size=60),
+)
+def test_a_row_that_asks_nothing_but_the_status_explains_all_but_a_success(
+    kind: str, outcome: Outcome, status: int, body: bytes
+) -> None:
+    asked = a_provider(kind, name="mine", answers=(rule(outcome, status=status, meaning="m", cure="c"),))
+    verdict, own = explain(kind, str(status), body, [asked]), explain(kind, str(status), body)
+    if own.outcome is Outcome.ACCEPTED:
+        assert verdict == own
+    else:
+        assert (verdict.outcome, verdict.meaning, verdict.cure) == (outcome, "m", "c")
+        assert verdict.source == "mine: [[providers.answers]], row 1"
+
+
+@pytest.mark.parametrize("kind", ["smtp", "gmail"])
+def test_a_mail_servers_refusal_cannot_be_called_a_success(kind: str) -> None:
+    settings = a_provider(
+        kind,
+        host="localhost",
+        credentials={"username": "a@b.c", "password": "x" * 16},
+        answers=(rule(status=550), rule(Outcome.ACCEPTED, status=551)),
+    )
+    with pytest.raises(ConfigurationError, match=r"answers\.1\.outcome"):
+        build(settings)
+
+
+def test_the_sandbox_has_no_table_to_go_before() -> None:
+    with pytest.raises(ConfigurationError, match="answers"):
+        build(a_provider("sandbox", answers=(rule(status=400),)))
