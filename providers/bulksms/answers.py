@@ -14,6 +14,8 @@ from typing import Final
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import Message, SmsContent
+from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.ports.courier import Allowance
 from heliograph.providers.http import by_status, explainer, parse, retry_after_s, table, word
 from heliograph.providers.verdicts import Finding, Verdict
 from heliograph.providers.wire import WireAnswer
@@ -37,8 +39,23 @@ class Row:
         return self.text is None or self.text.search(detail) is not None
 
 
-def _verdict(outcome: Outcome, meaning: str, cure: str, *names: str, scope: Scope = Scope.PROVIDER) -> Verdict:
-    return Verdict(outcome=outcome, meaning=meaning, cure=cure, source=DOCS, scope=scope, names=frozenset(names))
+def _verdict(
+    outcome: Outcome,
+    meaning: str,
+    cure: str,
+    *names: str,
+    scope: Scope = Scope.PROVIDER,
+    suppress: SuppressionReason | None = None,
+) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        meaning=meaning,
+        cure=cure,
+        source=DOCS,
+        scope=scope,
+        names=frozenset(names),
+        suppress=suppress,
+    )
 
 
 def _like(pattern: str) -> re.Pattern[str]:
@@ -86,6 +103,7 @@ FAILED: Final[Mapping[str, Verdict]] = {
         Outcome.REJECTED,
         "the account may not send to this number: its owner said STOP, or an administrator blocked it",
         "write to this number no more",
+        suppress=SuppressionReason.UNSUBSCRIBE,
     ),
     "NOT_SENT": _verdict(
         Outcome.REJECTED, "BulkSMS has no way to this number", "check the number, or use another provider for it"
@@ -173,6 +191,16 @@ def profile(answer: WireAnswer) -> Finding:
     if _is_zero(remaining):
         return Finding(verdict=QUOTA, code="quota", detail=f"today's quota is used up: {detail}")
     return Finding(verdict=TAKEN, detail=detail)
+
+
+def allowance(answer: WireAnswer) -> Allowance | None:
+    """How many messages the account may still send today; None where the profile does not tell."""
+    if answer.status != 200 or not answer.whole:
+        return None
+    remaining = table(table(parse(answer.body)).get("quota")).get("remaining")
+    if not isinstance(remaining, int) or isinstance(remaining, bool):
+        return None
+    return Allowance(remaining=max(0, remaining))
 
 
 explain = explainer(judge)

@@ -14,7 +14,8 @@ from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Settl
 from heliograph.actors.model.identity import attempt_id
 from heliograph.actors.model.message import Message, Priority
 from heliograph.actors.model.provider import ProviderSettings
-from heliograph.providers.bulksms.answers import SENDER, classify, found, judge, named, profile
+from heliograph.actors.ports.courier import Allowance
+from heliograph.providers.bulksms.answers import SENDER, allowance, classify, found, judge, named, profile
 from heliograph.providers.bulksms.requests import (
     MAX_PARTS,
     STANDARD,
@@ -104,6 +105,10 @@ class BulkSmsCourier(HttpCourier):
 
     def proved(self, answer: WireAnswer) -> Finding:
         return profile(answer)
+
+    async def allowance(self) -> Allowance | None:
+        result = await self._transport.exchange(self.probe(), lambda: None)
+        return None if isinstance(result, WireFailure) else allowance(result)
 
     async def ask(self, call: ProviderCall) -> Settled | None:
         """An empty look-up counts when it is empty twice: the call whose answer was lost may still be at work.

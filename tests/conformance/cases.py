@@ -14,6 +14,7 @@
     retry_after = 60
     scope = "message"            # provider by default
     provider_message_id = "…"
+    suppress = "unsubscribe"     # the recipient is not written to again
     calls = [{ outcome = "accepted" }, …]  # in place of outcome and the rest: a shared call, message by message
 
 The attempts of a call have the ids of ATTEMPTS, in their order, should the body repeat them.

@@ -16,7 +16,7 @@ from tests.conformance.cases import MESSAGES, Fixture, fixtures, unknown_keys
 from tests.conformance.rigs import CHANNELS, http_settings
 from tests.support.builders import NOW, a_call, a_message
 
-EXPECTED: Final = {"outcome", "code", "retry_after", "scope", "provider_message_id"}
+EXPECTED: Final = {"outcome", "code", "retry_after", "scope", "provider_message_id", "suppress"}
 KEYS: Final = {"case", "status", "headers", "body", "named", "calls"} | EXPECTED
 
 
@@ -79,5 +79,6 @@ def _shown(answer: Answer, wanted: dict[str, Any]) -> dict[str, Any]:
         "retry_after": answer.retry_after_s,
         "scope": answer.scope.value,
         "provider_message_id": answer.provider_message_id,
+        "suppress": answer.suppress,
     }
     return {key: said[key] for key in EXPECTED if key in wanted or key in ("outcome", "scope")}

@@ -10,6 +10,7 @@ import pytest
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
+from heliograph.actors.ports.courier import Allowance, Measured
 from heliograph.providers import KINDS
 from heliograph.providers.bulksms.courier import BulkSmsCourier
 from heliograph.providers.bulksms.requests import deduplication_id
@@ -261,6 +262,15 @@ async def test_the_check_tells_credits_and_quota(api: BulkSms, outcome: Outcome,
     async with bulksms(api) as (courier, _):
         answer = await courier.check()
         assert (answer.outcome, answer.detail) == (outcome, said)
+
+
+async def test_the_account_is_asked_how_much_it_may_still_send_today() -> None:
+    async with bulksms(BulkSms(remaining=7)) as (courier, emulator):
+        assert isinstance(courier, Measured)
+        assert await courier.allowance() == Allowance(remaining=7)
+        for mode in (Mode.UNAVAILABLE, Mode.HTML, Mode.CUT, Mode.LOST, Mode.UNAUTHORIZED):
+            emulator.set(mode, times=1)
+            assert await courier.allowance() is None
 
 
 async def test_senders_are_told_as_what_they_are() -> None:
