@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, assert_never
 
 import trio
 import typer
 
+from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.errors import HeliographError
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import JsonFlag
@@ -28,6 +29,9 @@ LATENESS_S: Final = 0.02
 OLDEST_POSTGRES: Final = 14
 OLDEST_REDIS: Final = (6, 2)
 LIVE_S: Final = 30.0
+NOT_REACHED: Final = frozenset({"unreachable", "timeout", "tls", "disconnected"})
+UNREACHED: Final = "is its address right, and can it be reached from here?"
+UNTRUSTED: Final = "check its address, the clock, and the trusted authorities of this machine (SSL_CERT_FILE)"
 DURABILITY: Final = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit') ORDER BY name"
 
 
@@ -51,7 +55,7 @@ def add(app: typer.Typer) -> None:
 
 def check(
     config: ConfigFile = None,
-    live: Annotated[bool, typer.Option("--live", help="Ask each provider's harmless endpoint.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask each provider; print what is left there.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Look for messages unaccounted for; reads every row.")] = False,
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
@@ -84,10 +88,11 @@ async def _all(config: Config, live: bool, deep: bool) -> list[Line]:
     ]
     lines += await _blocking("postgres", lambda: list(_postgres(config.postgres_url)))
     lines += await _blocking("redis", lambda: list(_redis(config.redis_url)))
+    answers = await _live([p for p in config.providers if not p.test_only]) if live else {}
     for provider in config.providers:
         lines += _provider(provider)
-        if live and not provider.test_only:
-            lines.append(await _live(provider))
+        if provider.name in answers:
+            lines.append(answers[provider.name])
     if deep:
         lines.append(await _deep(config.postgres_url))
     return lines
@@ -177,8 +182,20 @@ def _provider(provider: ProviderSettings) -> Iterator[Line]:
         yield Line(name, Status.WARNING, detail, f"set burst to {least:g} or more, if the provider allows it")
 
 
-async def _live(provider: ProviderSettings) -> Line:
-    from heliograph.actors.model.attempt import Outcome
+async def _live(providers: Sequence[ProviderSettings]) -> dict[str, Line]:
+    """By name; all at once, for a provider that gives no answer takes its time."""
+    lines: dict[str, Line] = {}
+
+    async def ask(provider: ProviderSettings) -> None:
+        lines[provider.name] = await _ask(provider)
+
+    async with trio.open_nursery() as nursery:
+        for provider in providers:
+            nursery.start_soon(ask, provider)
+    return lines
+
+
+async def _ask(provider: ProviderSettings) -> Line:
     from heliograph.providers import build
 
     name = f"provider {provider.name} live"
@@ -187,7 +204,7 @@ async def _live(provider: ProviderSettings) -> Line:
         with trio.fail_after(LIVE_S):
             answer = await courier.check()
     except trio.TooSlowError:
-        return Line(name, Status.FAILED, f"no answer within {LIVE_S:g} s", "is its address reachable from here?")
+        return Line(name, Status.FAILED, f"no answer within {LIVE_S:g} s", UNREACHED)
     finally:
         with trio.move_on_after(LIVE_S, shield=True):
             await courier.aclose()
@@ -195,10 +212,17 @@ async def _live(provider: ProviderSettings) -> Line:
     match answer.outcome:
         case Outcome.ACCEPTED:
             return Line(name, Status.OK, detail)
-        case Outcome.MISCONFIGURED:
-            return Line(name, Status.FAILED, detail, "correct its credentials or account")
-        case _:
-            return Line(name, Status.FAILED, f"{answer.outcome}: {detail}", "ask again later")
+        case Outcome.MISCONFIGURED | Outcome.REJECTED:
+            untrusted = answer.code == "certificate"
+            mend = UNTRUSTED if untrusted else f"correct credentials, options or account of {provider.name}"
+            return Line(name, Status.FAILED, detail, mend)
+        case Outcome.THROTTLED:
+            return Line(name, Status.FAILED, detail, "ask again later, or lower its rate")
+        case Outcome.DEFERRED | Outcome.UNKNOWN:
+            mend = UNREACHED if answer.code in NOT_REACHED else "ask again later; look at the provider's status page"
+            return Line(name, Status.FAILED, detail, mend)
+        case _ as never:
+            assert_never(never)
 
 
 async def _deep(url: str) -> Line:
