@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar, assert_never
 
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.providers.smtp.replies import Reply, Row, Stage, find
-from heliograph.providers.verdicts import clip
+from heliograph.providers.verdicts import ID_LENGTH, clip
 
 MOST_LINE: Final = 4096
 MOST_LINES: Final = 200
@@ -136,7 +136,7 @@ class Password:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """An OAuth 2 access token for a user's mailbox (XOAUTH2)."""
+    """An OAuth 2 access token for a user's mailbox: XOAUTH2, or OAUTHBEARER (RFC 7628)."""
 
     username: str
     token: str = field(repr=False)
@@ -153,8 +153,15 @@ class Features:
     pipelining: bool = False
     eight_bit: bool = False
     utf8: bool = False
+    dsn: bool = False
     size: int | None = None
     mechanisms: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        """For people."""
+        known = {"PIPELINING": self.pipelining, "8BITMIME": self.eight_bit, "SMTPUTF8": self.utf8, "DSN": self.dsn}
+        offers = ", ".join(name for name, offered in known.items() if offered) or "no extension that we use"
+        return offers if self.size is None else f"{offers}; mails of up to {self.size / 1e6:.1f} MB"
 
     @classmethod
     def parse(cls, reply: Reply) -> Features:
@@ -169,6 +176,7 @@ class Features:
             pipelining="PIPELINING" in offers,
             eight_bit="8BITMIME" in offers,
             utf8="SMTPUTF8" in offers,
+            dsn="DSN" in offers,
             size=int(size[0]) if size and re.fullmatch(r"[1-9][0-9]{0,15}", size[0]) else None,
             mechanisms=frozenset(offers.get("AUTH", [])),
         )
@@ -206,12 +214,16 @@ def _hello(ehlo_name: str, rows: tuple[Row, ...]) -> Dialogue[Features | Answer]
 
 
 def _authenticate(features: Features, login: Login, rows: tuple[Row, ...]) -> Dialogue[Answer | None]:
-    """None where it is done. A server asks with 334 for the next line; an unwanted 334 gets an empty one, upon which
-    it says what it does not like."""
+    """None where it is done. A server asks with 334 for the next line; an unwanted 334 (XOAUTH2's has JSON on what is
+    wrong with the token) gets an empty one, upon which the server refuses."""
     match login:
         case Bearer() if "XOAUTH2" in features.mechanisms:
             lines = [f"user={login.username}\1auth=Bearer {login.token}\1\1"]
             command = b"AUTH XOAUTH2 " + _base64(lines.pop(0))
+        case Bearer() if "OAUTHBEARER" in features.mechanisms:
+            user = login.username.replace("=", "=3D").replace(",", "=2C")
+            lines = [f"n,a={user},\1auth=Bearer {login.token}\1\1", "\1"]
+            command = b"AUTH OAUTHBEARER " + _base64(lines.pop(0))
         case Password() if "PLAIN" in features.mechanisms:
             lines = [f"\0{login.username}\0{login.password}"]
             command = b"AUTH PLAIN " + _base64(lines.pop(0))
@@ -235,8 +247,9 @@ def _base64(text: str) -> bytes:
     return base64.b64encode(text.encode())
 
 
-def closing() -> Dialogue[None]:
-    yield Say(b"QUIT\r\n")
+def closing(*, replies: int = 1) -> Dialogue[None]:
+    """`replies` 0: whoever says it hangs up at once."""
+    yield Say(b"QUIT\r\n", replies)
 
 
 # -------------------------------------------------------------------------------------------------- sending one mail
@@ -245,41 +258,76 @@ def closing() -> Dialogue[None]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """One mail and its envelope, `recipients` beginning with the message's `to`. `data` is the whole mail, lines
-    ending in CRLF; `named` what of the request came from the message itself (see `Verdict.names`)."""
+    ending in CRLF; `named` what of the request came from the message itself (see `Verdict.names`). `envelope_id`
+    (letters and digits) comes back in bounces, where the server can do that."""
 
     sender: str
     recipients: tuple[str, ...]
     data: bytes = field(repr=False)
     utf8: bool = False
     named: frozenset[str] = frozenset()
+    envelope_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """`reusable`: the session is ready for another mail. `stale`: the server had closed it, or did so upon MAIL: on a
-    session that was idle for a while this says nothing of the server."""
+    session that was idle for a while this says nothing of the server. `refused`: what was said of recipients who do not
+    get what others got; `postponed`: those who were too many for this transaction."""
 
     answer: Answer
     reusable: bool
     stale: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+    postponed: tuple[str, ...] = ()
 
 
 def transaction(letter: Letter, features: Features, rows: tuple[Row, ...] = ()) -> Dialogue[Sent]:
-    """One mail to all its recipients. It is accepted where the server took it for `to`; others that were refused are
-    named in the detail. Where `to` is refused nobody gets it.
+    """One mail to all its recipients. The answer is that of `to`: where `to` is refused nobody gets the mail, so that a
+    second attempt, here or elsewhere, sends no copy twice. Where the server took it for `to`, others that were refused
+    are named in the detail.
+
+    Recipients beyond what the server takes in one transaction (4.5.3) get theirs in the next ones (RFC 5321,
+    4.5.3.1.10); whatever happens to those, `to` has its mail.
+    """
+    first = yield from _deliver(letter, features, rows)
+    refused, postponed, reusable = dict(first.refused), first.postponed, first.reusable
+    while postponed and reusable:
+        more = yield from _deliver(replace(letter, recipients=postponed), features, rows, copies=True)
+        reusable = more.reusable
+        if more.answer.outcome is not Outcome.ACCEPTED:
+            break
+        refused |= more.refused
+        postponed = more.postponed
+    if postponed:
+        refused |= dict.fromkeys(postponed, f"{more.answer.outcome}: {more.answer.detail or more.answer.code}")
+    return replace(first, answer=_noted(first.answer, refused), reusable=reusable)
+
+
+def _noted(answer: Answer, refused: Mapping[str, str]) -> Answer:
+    if not refused:
+        return answer
+    return replace(answer, detail=clip("not taken for " + ", ".join(f"{who} ({why})" for who, why in refused.items())))
+
+
+def _deliver(letter: Letter, features: Features, rows: tuple[Row, ...], *, copies: bool = False) -> Dialogue[Sent]:
+    """One transaction. With `copies` no recipient is more than another, and the mail goes out if any is taken.
 
     DATA shares a write with what comes before it only where there is one recipient: once it has answered 354 a mail
     can be called off in no other way than by hanging up.
     """
     eager = features.pipelining and len(letter.recipients) == 1
     commands = [_mail(letter, features), *(f"RCPT TO:<{address}>\r\n".encode() for address in letter.recipients)]
-    heard = yield from _together([*commands, b"DATA\r\n"] if eager else commands, pipelined=features.pipelining)
-    fault = _fault_of(heard, letter, rows)
-    if fault is not None and _hung_up(heard):
+    heard = yield from _together(
+        [*commands, b"DATA\r\n"] if eager else commands, pipelined=features.pipelining, begins=not copies
+    )
+    fault = _fault_of(heard, letter, rows, copies=copies)
+    if fault is not None and _hung_up(heard, fault):
         return Sent(fault, reusable=False, stale=True)
-    others = heard.replies[2 : 1 + len(letter.recipients)]
     if fault is None and not eager:
-        heard = yield Say(b"DATA\r\n")
+        asked, heard = heard, (yield Say(b"DATA\r\n"))
+    else:
+        asked = heard
     go_ahead = heard.loss is None and heard.replies[-1].code == 354
     if fault is not None:
         return Sent(fault, (yield from _call_off(heard, go_ahead=eager and go_ahead)))
@@ -288,9 +336,9 @@ def transaction(letter: Letter, features: Features, rows: tuple[Row, ...] = ()) 
         return Sent(_data_refusal(heard, letter, rows), in_step and (yield from _call_off(heard, go_ahead=False)))
     heard = yield Say(_stuffed(letter.data), replies=0)
     if heard.loss is not None:
-        return Sent(lost(heard, Stage.CONTENT), reusable=False)
+        return Sent(_torn(heard, letter, rows), reusable=False)
     heard = yield Say(b".\r\n", last=True)
-    return _ending(heard, letter, others, rows)
+    return _ending(heard, letter, asked.replies[1 : 1 + len(letter.recipients)], rows)
 
 
 def _mail(letter: Letter, features: Features) -> bytes:
@@ -301,36 +349,45 @@ def _mail(letter: Letter, features: Features) -> bytes:
         parameters.append("BODY=8BITMIME")
     if letter.utf8:
         parameters.append("SMTPUTF8")
+    if features.dsn and letter.envelope_id is not None:
+        parameters.append(f"RET=HDRS ENVID={letter.envelope_id}")
     return " ".join(parameters).encode() + b"\r\n"
 
 
-def _together(commands: Sequence[bytes], *, pipelined: bool) -> Dialogue[Heard]:
+def _together(commands: Sequence[bytes], *, pipelined: bool, begins: bool) -> Dialogue[Heard]:
     """MAIL and RCPTs in one write where the server allows it, else one by one, up to the refusal that ends it all."""
     if pipelined:
-        return (yield Say(b"".join(commands), len(commands), begins=True))
+        return (yield Say(b"".join(commands), len(commands), begins=begins))
     replies: tuple[Reply, ...] = ()
     for index, command in enumerate(commands):
-        heard = yield Say(command, begins=index == 0)
+        heard = yield Say(command, begins=begins and index == 0)
         replies += heard.replies
-        if heard.loss is not None or replies[-1].code == 421 or (index < 2 and not replies[-1].positive):
+        vital = index == 0 or (index == 1 and begins)
+        if heard.loss is not None or replies[-1].code == 421 or (vital and not replies[-1].positive):
             return Heard(replies, heard.loss, heard.detail)
     return Heard(replies)
 
 
-def _fault_of(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer | None:
-    """Why the mail cannot go to `to`: a refusal of MAIL or of the first RCPT, or the end of the connection."""
-    for reply, stage in zip(heard.replies, (Stage.SENDER, Stage.RECIPIENT), strict=False):
-        if not reply.positive:
-            return find(reply, stage, rows).answer(letter.named)
-    for reply in heard.replies[2 : 1 + len(letter.recipients)]:
+def _fault_of(heard: Heard, letter: Letter, rows: tuple[Row, ...], *, copies: bool) -> Answer | None:
+    """Why the mail cannot go: a refusal of MAIL, or of the first RCPT (with `copies`, of all), or the end of the
+    connection."""
+    if heard.replies and not heard.replies[0].positive:
+        return find(heard.replies[0], Stage.SENDER, rows).answer(letter.named)
+    recipients = heard.replies[1 : 1 + len(letter.recipients)]
+    vital = recipients if copies else recipients[:1]
+    if vital and not any(reply.positive for reply in vital):
+        return find(vital[0], Stage.RECIPIENT, rows).answer(letter.named)
+    for reply in recipients:
         if reply.code == 421:
             return find(reply, Stage.RECIPIENT, rows).answer(letter.named)
     return lost(heard, Stage.RECIPIENT if heard.replies else Stage.SENDER) if heard.loss is not None else None
 
 
-def _hung_up(heard: Heard) -> bool:
-    """The answer to MAIL is no more than good-bye."""
-    return heard.replies[0].code == 421 if heard.replies else heard.loss is Loss.DISCONNECTED
+def _hung_up(heard: Heard, fault: Answer) -> bool:
+    """The answer to MAIL is no more than good-bye. 421 is also how Gmail says that this is too fast."""
+    if not heard.replies:
+        return heard.loss is Loss.DISCONNECTED
+    return heard.replies[0].code == 421 and fault.outcome is Outcome.DEFERRED
 
 
 def _data_refusal(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer:
@@ -338,6 +395,12 @@ def _data_refusal(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer
         return lost(heard, Stage.DATA)
     reply = heard.replies[-1]
     return lost(_nonsense(reply), Stage.DATA) if reply.positive else find(reply, Stage.DATA, rows).answer(letter.named)
+
+
+def _torn(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer:
+    """The connection broke within the content. Some servers say why before they hang up."""
+    refusals = [reply for reply in heard.replies if reply.code >= 400]
+    return find(refusals[0], Stage.CONTENT, rows).answer(letter.named) if refusals else lost(heard, Stage.CONTENT)
 
 
 def _nonsense(reply: Reply) -> Heard:
@@ -354,28 +417,32 @@ def _call_off(heard: Heard, *, go_ahead: bool) -> Dialogue[bool]:
     return ended.loss is None and ended.replies[0].code != 421 and (go_ahead or ended.replies[0].positive)
 
 
-def _ending(heard: Heard, letter: Letter, others: Sequence[Reply], rows: tuple[Row, ...]) -> Sent:
+def _ending(heard: Heard, letter: Letter, recipients: Sequence[Reply], rows: tuple[Row, ...]) -> Sent:
     if heard.loss is not None:
         return Sent(lost(heard, Stage.END, Outcome.UNKNOWN), reusable=False)
     reply = heard.replies[0]
     if reply.code < 400 and not reply.positive:
         return Sent(lost(_nonsense(reply), Stage.END, Outcome.UNKNOWN), reusable=False)
     if not reply.positive:
-        return Sent(find(reply, Stage.END, rows).answer(letter.named), reusable=reply.code != 421)
-    refused = [
-        f"{address} ({other.full_code} {other.text})"
-        for address, other in zip(letter.recipients[1:], others, strict=False)
-        if not other.positive
+        answer = find(reply, Stage.END, rows).answer(letter.named)
+        # Nobody knows which of several recipients it speaks of.
+        answer = replace(answer, suppress=answer.suppress if len(letter.recipients) == 1 else None)
+        return Sent(answer, reusable=reply.code != 421)
+    others = [
+        (address, said) for address, said in zip(letter.recipients, recipients, strict=False) if not said.positive
     ]
     return Sent(
-        Answer(
-            outcome=Outcome.ACCEPTED,
-            code=reply.full_code,
-            detail=clip(f"not taken for {', '.join(refused)}") if refused else None,
-            provider_message_id=clip(reply.text) or None,
-        ),
+        Answer(outcome=Outcome.ACCEPTED, code=reply.full_code, provider_message_id=clip(reply.text, ID_LENGTH) or None),
         reusable=True,
+        refused={address: f"{said.full_code} {said.text}" for address, said in others if not _one_too_many(said)},
+        postponed=tuple(address for address, said in others if _one_too_many(said)),
     )
+
+
+def _one_too_many(reply: Reply) -> bool:
+    """Before enhanced codes 452, and by older servers 552, said so in words."""
+    words = "too many recipients" in reply.text.lower()
+    return reply.code in (452, 552) and (reply.enhanced in ("4.5.3", "5.5.3") or (reply.enhanced is None and words))
 
 
 def _stuffed(data: bytes) -> bytes:

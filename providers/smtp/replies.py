@@ -2,19 +2,20 @@
 
 A row fits by the enhanced code (RFC 3463) where the reply has one, else by the three digits (RFC 5321). The stage
 matters: 550 to MAIL is about the sender, to RCPT about the recipient, after the final dot about the content. So does
-who named the sender: the same refusal is the account's fault when the configuration did, the message's when it did.
+who named the sender: one that the message named says nothing of the account, and another provider may know it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.providers import rules
 from heliograph.providers.verdicts import Finding, Verdict
 
@@ -97,12 +98,14 @@ def find(reply: Reply, stage: Stage, rows: tuple[Row, ...] = ()) -> Finding:
 
 
 def configured(settings: ProviderSettings) -> tuple[Row, ...]:
-    """The rows of `[[providers.answers]]`."""
+    """The rows of `[[providers.answers]]`. Refused before the final dot, a mail was not taken, whatever they say."""
+    taken = (Outcome.ACCEPTED, Outcome.UNKNOWN)
     return tuple(
         Row(
             verdict=rules.verdict(rule, "the configuration"),
             codes=frozenset() if rule.status is None else frozenset({rule.status}),
             enhanced=() if rule.code is None else (rule.code,),
+            stages=frozenset({Stage.END}) if rule.outcome in taken else frozenset(),
             words=rule.text,
         )
         for rule in settings.answers
@@ -127,6 +130,7 @@ _SMTP: Final = "RFC 5321, 4.2"
 _ENHANCED_CODES: Final = "RFC 3463"
 _AUTH: Final = "RFC 4954, 6"
 _GMAIL: Final = "Gmail SMTP errors and codes"
+_EXCHANGE: Final = "Exchange Online, non-delivery codes"
 
 TAKEN: Final = Verdict(
     outcome=Outcome.ACCEPTED, meaning="the server took the mail", cure="nothing", source=_SMTP
@@ -177,6 +181,13 @@ LOGINS: Final = Verdict(
     source=_GMAIL,
     wait_s=60.0,
 )
+TOO_MANY_AT_ONCE: Final = Verdict(
+    outcome=Outcome.DEFERRED,
+    meaning="the server takes fewer recipients in one transaction",
+    cure="nothing: copies go in further transactions",
+    source=_ENHANCED_CODES,
+    scope=Scope.MESSAGE,
+)
 LOGIN_LATER: Final = Verdict(
     outcome=Outcome.DEFERRED,
     meaning="the server cannot check credentials now",
@@ -210,6 +221,12 @@ UNPROVEN: Final = Verdict(
     source=_GMAIL,
     names=frozenset({"sender"}),
 )
+NO_POINTER: Final = Verdict(
+    outcome=Outcome.MISCONFIGURED,
+    meaning="our address has no name in the DNS that leads back to it",
+    cure="set the PTR record of the address that mail leaves from, or use a relay",
+    source=_GMAIL,
+)
 NO_RELAY: Final = Verdict(
     outcome=Outcome.MISCONFIGURED,
     meaning="the server does not relay for us",
@@ -225,6 +242,13 @@ MISUNDERSTOOD: Final = Verdict(
 NO_SUCH_RECIPIENT: Final = Verdict(
     outcome=Outcome.REJECTED,
     meaning="there is no such mailbox or domain, or it takes no mail",
+    cure="correct the address, or remove it; nothing is sent to it again until its suppression is lifted",
+    source=_ENHANCED_CODES,
+    suppress=SuppressionReason.BOUNCE,
+)
+RECIPIENT_REFUSED: Final = Verdict(
+    outcome=Outcome.REJECTED,
+    meaning="the recipient's address is refused: malformed, moved, disabled, or taking no mail",
     cure="correct the address, or remove it",
     source=_ENHANCED_CODES,
 )
@@ -264,9 +288,9 @@ class _When:
     stages: frozenset[Stage] = field(default=frozenset())
     words: str = ""
 
-    def then(self, verdict: Verdict) -> Row:
+    def then(self, verdict: Verdict, source: str | None = None) -> Row:
         return Row(
-            verdict=verdict,
+            verdict=verdict if source is None else replace(verdict, source=source),
             codes=frozenset(code for word in self.codes.split() for code in _codes(word)),
             enhanced=tuple(self.enhanced.split()),
             stages=self.stages,
@@ -291,26 +315,29 @@ _TOO_FAST: Final = "rate|too many|limit"
 ROWS: Final[tuple[Row, ...]] = (
     _When("2xx").then(TAKEN),
     # Limits, wherever they are met.
-    _When("421", "4.7.28").then(BLOCKED),
     _When("450", "4.2.1", words="relay limit").then(SLOWER),
-    _When("454", "4.7.0", words="too many").then(LOGINS),
+    _When("4xx", "4.7.", stages=_LOGIN, words=_TOO_FAST).then(LOGINS),
+    _When("421", "4.7.28").then(SLOWER),
     _When("5xx", "5.4.5").then(DAILY),
+    _When("5xx", "5.1.90").then(DAILY, _EXCHANGE),
     _When("5xx", "5.7.28").then(BLOCKED),
     _When("4xx", "4.7.", words=_TOO_FAST).then(SLOWER),
+    _When("432", "4.3.2").then(SLOWER, _EXCHANGE),
     # A server that will not even talk is in trouble, whatever number it says.
     _When("4xx 5xx", stages=frozenset({Stage.GREETING})).then(CLOSING),
     _When("4xx", stages=_SETTING_UP).then(PASSING),
     _When("5xx", stages=_SETTING_UP).then(MISUNDERSTOOD),
     _When("454", "4.7.0").then(LOGIN_LATER),
-    _When("454", stages=_LOGIN).then(LOGIN_LATER),
+    _When("4xx", stages=_LOGIN).then(LOGIN_LATER),
     _When("421").then(CLOSING),
     _When("5xx", "5.7.8 5.7.9 5.7.14").then(LOGIN_REFUSED),
-    _When("535").then(LOGIN_REFUSED),
+    _When("534 535").then(LOGIN_REFUSED),
     _When("5xx", stages=_LOGIN).then(LOGIN_REFUSED),
     _When("530 538").then(LOGIN_WANTED),
-    _When("534").then(LOGIN_REFUSED),
+    _When("5xx", "5.7.57").then(LOGIN_WANTED, _EXCHANGE),
     # Passing troubles.
     _When("4xx", "4.1.7 4.1.8").then(PASSING),
+    _When("452", "4.5.3").then(TOO_MANY_AT_ONCE),
     _When("4xx", "4.1. 4.2.").then(PASSING_FOR_ONE),
     _When("4xx", "4.7.", stages=_RECIPIENT).then(PASSING_FOR_ONE),
     _When("4xx", "4.").then(PASSING),
@@ -318,20 +345,25 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("4xx").then(PASSING),
     # The sender.
     _When("5xx", "5.1.8").then(SENDER_REFUSED),
-    _When("5xx", "5.1.7", stages=_SENDER).then(SENDER_REFUSED),
+    _When("5xx", "5.7.60 5.2.252").then(SENDER_REFUSED, _EXCHANGE),
     _When("5xx", "5.7.1 5.1.", stages=_SENDER).then(SENDER_REFUSED),
     _When("5xx", words="sender address rejected|not owned by user").then(SENDER_REFUSED),
-    _When("5xx", "5.7.25 5.7.26 5.7.27 5.7.30").then(UNPROVEN),
+    _When("5xx", "5.7.26 5.7.27 5.7.30").then(UNPROVEN),
+    _When("5xx", "5.7.25").then(NO_POINTER),
     _When("550", "5.7.0").then(UNPROVEN),
     # The recipient.
-    _When("521 556").then(NO_SUCH_RECIPIENT),
-    _When("5xx", "5.1. 5.2.1").then(NO_SUCH_RECIPIENT),
+    _When("5xx", "5.1.1 5.1.2 5.1.10", stages=_LETTER).then(NO_SUCH_RECIPIENT),
+    _When("521 556", stages=_LETTER).then(RECIPIENT_REFUSED),
+    _When("521 556").then(MISUNDERSTOOD),
+    _When("5xx", "5.1. 5.2.1").then(RECIPIENT_REFUSED),
     _When("5xx", "5.2.2").then(MAILBOX_FULL),
     # The content.
     _When("5xx", "5.2.3 5.3.4").then(TOO_LARGE),
     _When("552", "5.7.0").then(CONTENT_REFUSED),
     _When("5xx", "5.6.").then(CONTENT_REFUSED),
     _When("5xx", "5.7.1 5.7.0", words="relay").then(NO_RELAY),
+    _When("5xx", "5.7.64").then(NO_RELAY, _EXCHANGE),
+    _When("554", "5.7.0", words="too many unauthenticated").then(LOGIN_WANTED, _GMAIL),
     _When("5xx", "5.7.1", stages=_LETTER).then(CONTENT_REFUSED),
     _When("5xx", "5.4.6").then(REFUSED),
     # By the three digits.
@@ -339,10 +371,17 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("500 501 502 503 504", stages=_LETTER).then(REFUSED),
     _When("500 501 502 503 504").then(MISUNDERSTOOD),
     _When("5xx", "5.5.", stages=_LETTER).then(REFUSED),
+    _When("5xx", "5.5.").then(MISUNDERSTOOD),
     _When("550 553", stages=_SENDER).then(SENDER_REFUSED),
     _When("550 551 554", words="relay").then(NO_RELAY),
-    _When("550 551 553", stages=_RECIPIENT).then(NO_SUCH_RECIPIENT),
+    _When("550 551 553", stages=_RECIPIENT).then(RECIPIENT_REFUSED),
     _When("552", stages=_RECIPIENT).then(MAILBOX_FULL),
     _When("552", stages=_LETTER).then(TOO_LARGE),
     _When("5xx").then(REFUSED),
+)
+
+# Gmail says 421 4.7.0 to a rate that it finds unusual, whatever the text.
+GMAIL_ROWS: Final[tuple[Row, ...]] = (
+    _When("421", "4.7.0", stages=_LOGIN).then(LOGINS),
+    _When("421", "4.7.0").then(SLOWER, _GMAIL),
 )

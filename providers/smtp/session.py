@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import select
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar, assert_never
 
 import trio
@@ -17,6 +17,7 @@ import trio
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.ports.courier import Begin
 from heliograph.providers.smtp.dialogue import (
+    Bearer,
     Dialogue,
     Features,
     Garbled,
@@ -36,6 +37,7 @@ from heliograph.providers.verdicts import clip
 
 GOODBYE_S: Final = 1.5
 CHUNK: Final = 16 * 1024
+MOST_LAST_WORDS: Final = 2
 _HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class Server:
     timeout_s: float = 10.0
     final_answer_s: float = 60.0
     idle_s: float = 60.0
+    lifetime_s: float = 600.0
     mails_per_session: int = 100
     rows: tuple[Row, ...] = ()
 
@@ -67,22 +70,17 @@ class Server:
 class Logins(Protocol):
     """Where a session's login comes from."""
 
-    async def login(self) -> Login | Answer | None:
-        """What to log in with; None where the server asks for nothing; an answer where it cannot be had now."""
-
-    def refused(self) -> None:
-        """The server did not accept what `login` gave."""
+    async def login(self, refused: Login | None = None) -> Login | Answer | None:
+        """What to log in with; None where the server asks for nothing; an answer where it cannot be had now. `refused`
+        is one that the server did not accept: it is not given again, where there can be others."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedLogin:
     known: Login | None
 
-    async def login(self) -> Login | None:
+    async def login(self, refused: Login | None = None) -> Login | None:  # noqa: ARG002 - there is no other
         return self.known
-
-    def refused(self) -> None:
-        """There is no other."""
 
 
 class Session:
@@ -94,7 +92,8 @@ class Session:
         self._socket = stream.socket
         self._server = server
         self._reader = ReplyReader()
-        self._idle_since_s = trio.current_time()
+        self._ends_s = trio.current_time() + server.lifetime_s
+        self._stale_s = trio.current_time() + server.idle_s
         self.features = Features()
         self.mails = 0
 
@@ -107,15 +106,17 @@ class Session:
         return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
     def rest(self) -> None:
-        self._idle_since_s = trio.current_time()
+        self._stale_s = trio.current_time() + self._server.idle_s
 
-    def usable(self) -> bool:
-        """Not used up, not idle for too long, and nobody hung up: whatever comes unasked is a good-bye."""
-        if self.mails >= self._server.mails_per_session or not self._reader.idle:
-            return False
-        if trio.current_time() - self._idle_since_s >= self._server.idle_s:
-            return False
-        return not self._shows(select.POLLIN | _HUNG_UP)
+    @property
+    def until_s(self) -> float:
+        """When it is too old, or has been idle for too long; at once where it has carried its mails."""
+        return 0.0 if self.mails >= self._server.mails_per_session else min(self._stale_s, self._ends_s)
+
+    @property
+    def open(self) -> bool:
+        """Nobody hung up: whatever comes unasked is a good-bye."""
+        return self._reader.idle and not self._shows(select.POLLIN | _HUNG_UP)
 
     def _shows(self, events: int) -> bool:
         """Whether the socket shows one of them, or an error, now."""
@@ -149,10 +150,7 @@ class Session:
                 if say.begins:
                     begin()
                 if say.data:
-                    await self._stream.send_all(say.data)
-                if not say.replies and self._shows(_HUNG_UP):
-                    # It makes a difference whether this is known before the final dot or after it.
-                    return Heard((), Loss.DISCONNECTED, "the connection broke")
+                    await self._write(say, replies)
                 while len(replies) < say.replies:
                     replies.append(await self._reply())
                 return Heard(tuple(replies))
@@ -161,6 +159,20 @@ class Session:
         except Garbled as error:
             return Heard(tuple(replies), Loss.GARBLED, f"this is not SMTP: {error}")
         return Heard(tuple(replies), Loss.TIMEOUT, "no answer in time")
+
+    async def _write(self, say: Say, replies: list[Reply]) -> None:
+        """Where no answer is due a broken connection is looked for all the same: it makes a difference whether it is
+        known before the final dot or after it. Some servers say first what they do not like."""
+        try:
+            await self._stream.send_all(say.data)
+            if say.replies or not self._shows(_HUNG_UP):
+                return
+        except trio.BrokenResourceError:
+            if say.replies:
+                raise
+        while len(replies) < MOST_LAST_WORDS:
+            replies.append(await self._reply())
+        raise trio.BrokenResourceError
 
     async def _reply(self) -> Reply:
         while (reply := self._reader.next()) is None:
@@ -205,28 +217,50 @@ class Sessions:
         self._tls = tls
         self._logins = logins
         self._idle: list[Session] = []
+        self._watched = False
+        self._put_off: Answer | None = None
+        self._put_off_until_s = 0.0
 
     async def take(self) -> Session | Answer:
         while self._idle:
             session = self._idle.pop()
-            if session.usable():
+            if not session.open:
+                await session.hang_up()
+            elif session.until_s <= trio.current_time():
+                await self._leave(session)
+            else:
                 return session
-            await session.hang_up()
         return await self.open()
 
     async def open(self) -> Session | Answer:
-        server = self._server
-        until_s = trio.current_time() + server.timeout_s
+        """A new session, logged in. A server that wants to be left alone for a while is not asked until then."""
+        wait_s = self._put_off_until_s - trio.current_time()
+        if self._put_off is not None and wait_s > 0:
+            return replace(self._put_off, retry_after_s=wait_s)
+        opened = await self._log_in(trio.current_time() + self._server.timeout_s)
+        if isinstance(opened, Answer) and opened.retry_after_s is not None:
+            self._put_off, self._put_off_until_s = opened, trio.current_time() + opened.retry_after_s
+        return opened
+
+    async def _log_in(self, until_s: float) -> Session | Answer:
+        """A token may be refused before its time, so another is tried before anybody is told."""
         login = await self._logins.login()
         if isinstance(login, Answer):
             return login
+        opened = await self._connect(login, until_s)
+        if isinstance(opened, Session) or opened.outcome is not Outcome.MISCONFIGURED or not isinstance(login, Bearer):
+            return opened
+        another = await self._logins.login(refused=login)
+        return another if isinstance(another, Answer) else await self._connect(another, until_s)
+
+    async def _connect(self, login: Login | None, until_s: float) -> Session | Answer:
+        server = self._server
         try:
             with trio.fail_at(until_s):
                 stream = await trio.open_tcp_stream(server.host, server.port)
         except trio.TooSlowError:
-            return lost(
-                Heard((), Loss.TIMEOUT, f"no connection to {server.host}:{server.port} in time"), Stage.GREETING
-            )
+            heard = Heard((), Loss.TIMEOUT, f"no connection to {server.host}:{server.port} in time")
+            return lost(heard, Stage.GREETING)
         except OSError as error:
             detail = clip(f"no connection to {server.host}:{server.port}: {_why(error)}")
             return Answer(outcome=Outcome.DEFERRED, code="unreachable", detail=detail)
@@ -239,8 +273,6 @@ class Sessions:
         if fault is None:
             return session
         await session.hang_up()
-        if fault.outcome is Outcome.MISCONFIGURED:
-            self._logins.refused()
         return fault
 
     async def _introduce(self, session: Session, login: Login | None, until_s: float) -> Answer | None:
@@ -259,13 +291,37 @@ class Sessions:
         return None
 
     async def give_back(self, session: Session, *, reusable: bool) -> None:
+        """Cannot be cancelled: there may be an answer to hand on."""
         if not reusable:
             await session.hang_up()
             return
         session.rest()
+        if session.until_s <= trio.current_time():
+            await self._leave(session)
+            return
         self._idle.append(session)
-        while self._idle and not self._idle[0].usable():
-            await self._idle.pop(0).hang_up()
+        if not self._watched:
+            self._watched = True
+            trio.lowlevel.spawn_system_task(self._watch)
+
+    async def _watch(self) -> None:
+        """Leave those that are idle for too long, also when no mail comes that would find them so."""
+        try:
+            while self._idle:
+                await trio.sleep_until(min(session.until_s for session in self._idle))
+                now_s = trio.current_time()
+                for session in [each for each in self._idle if each.until_s <= now_s]:
+                    self._idle.remove(session)
+                    await self._leave(session)
+        finally:
+            self._watched = False
+
+    async def _leave(self, session: Session) -> None:
+        """Say good-bye and do not wait for the answer: somebody waits for us."""
+        with trio.CancelScope(shield=True):
+            until_s = trio.current_time() + GOODBYE_S
+            await session.hold(closing(replies=0), until_s=until_s, begin=_freely)
+            await session.hang_up()
 
     async def part(self, session: Session) -> None:
         """Say good-bye, and wait a moment for the answer."""

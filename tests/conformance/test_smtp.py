@@ -19,7 +19,7 @@ import trio
 from aiosmtpd.smtp import SMTP, AuthResult
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from heliograph.actors.model.attempt import Answer, Outcome
+from heliograph.actors.model.attempt import Answer, Outcome, Scope
 from heliograph.actors.model.errors import ConfigurationError, RightLapsed
 from heliograph.actors.model.message import Attachment, Channel, Message
 from heliograph.actors.model.provider import ProviderSettings
@@ -136,8 +136,10 @@ async def test_an_address_outside_ascii_needs_smtputf8() -> None:
     assert "SMTPUTF8" in server.seen.commands[0]
     with Smtp(utf8=False) as server:
         async with courier_of(settings(server.port)) as courier:
+            assert courier.takes(message) is None
             answer = await send(courier, message)
-            assert (answer.outcome, answer.code) == (Outcome.REJECTED, "unsendable")
+            assert (answer.outcome, answer.code, answer.scope) == (Outcome.DEFERRED, "no_smtputf8", Scope.MESSAGE)
+            assert courier.takes(message) == "address", "what the server cannot do is known from here on"
             assert (await send(courier, an_email("asha@उदाहरण.भारत"))).outcome is Outcome.ACCEPTED
     assert server.seen.taken == {"asha@xn--p1b6ci4b4b3a.xn--h2brj9c": 1}
 
