@@ -31,6 +31,7 @@ COMMANDS: Final = (
     "operations",
     "providers",
     "classify",
+    "simulate",
 )
 """Modules of this package, each with an `add(app)`, in the order of `--help`. What is heavy they import when called."""
 

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.message import Channel, Priority
 from heliograph.actors.model.provider import BreakerSettings, ProviderSettings, UnknownRule
+from heliograph.actors.simulation.virtual import play
 from tests.support.builders import a_provider
-from tests.support.virtual import play
 from tests.support.world import SETTLE_S, Life, Script, Spell, World
 
 LENGTH_S: Final = 30.0

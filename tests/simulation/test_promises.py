@@ -16,11 +16,11 @@ from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.errors import Conflict
 from heliograph.actors.model.message import Channel, Priority, Reason, State
 from heliograph.actors.model.provider import BreakerSettings, BreakerState, ProviderSettings, UnknownRule
+from heliograph.actors.simulation.virtual import play
 from tests.simulation.repeat import a_bit_of_everything
 from tests.simulation.stories import tell
 from tests.support.builders import a_provider
 from tests.support.judge import worst_excess
-from tests.support.virtual import play
 from tests.support.world import LONGEST_CALL_S, Script, Spell, World
 
 SEND_WINDOW_S = 2.0
