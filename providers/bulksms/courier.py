@@ -116,11 +116,13 @@ class BulkSmsCourier(HttpCourier):
         Should it be at work even then, the next call is a repeat of it if it went alone, and sends nothing.
         """
         self._remember(call)
-        first = await self._look(call.attempt_id)
-        if first is not Settled.NOT_SENT:
-            return first
-        await trio.sleep(self._second_look_s)
-        return await self._look(call.attempt_id)
+        settled = await self._look(call.attempt_id)
+        if settled is Settled.NOT_SENT:
+            await trio.sleep(self._second_look_s)
+            settled = await self._look(call.attempt_id)
+        if settled in (Settled.ACCEPTED, Settled.REJECTED):
+            self._repeats.pop(call.message.id, None)
+        return settled
 
     async def _look(self, identifier: str) -> Settled | None:
         result = await self._transport.exchange(lookup(identifier, self.account), lambda: None)

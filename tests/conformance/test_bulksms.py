@@ -174,6 +174,16 @@ async def test_a_message_that_was_answered_and_is_sent_anew_is_no_repeat() -> No
         assert emulator.seen.taken.total() == 2
 
 
+async def test_a_message_that_was_found_and_is_sent_anew_is_no_repeat() -> None:
+    async with bulksms() as (courier, emulator):
+        call = an_sms()
+        emulator.set(Mode.LOST, times=1)
+        await sent(courier, call)
+        assert await courier.ask(call) is Settled.ACCEPTED
+        assert (await sent(courier, again(call)))[0].outcome is Outcome.ACCEPTED
+        assert emulator.seen.taken.total() == 2
+
+
 def again(call: ProviderCall, number: int = 2) -> ProviderCall:
     return a_call(call.message, number)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heliograph.actors.model.receipt import Receipt
 from heliograph.actors.ports.receipts import Genuine, ReceiptCall, ReceiptReader, Refused, Reports
@@ -66,3 +69,59 @@ def _refusal(reader: ReceiptReader, call: ReceiptCall) -> Refused:
 def _shown(receipt: Receipt, wanted: dict[str, Any]) -> dict[str, Any]:
     """Of a receipt what a fixture speaks of."""
     return {name: getattr(receipt, name) for name in (*ALWAYS, *(key for key in wanted if key not in ALWAYS))}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+WORDS = st.sampled_from(
+    [
+        "id", "status", "type", "subtype", "condition", "cause", "to", "userSuppliedId", "date", "address", "event",
+        "email", "sg_message_id", "hg_attempt", "timestamp", "reason", "request_id", "mobile", "udf1", "delivery_status",
+        "Type", "Message", "TopicArn", "SigningCertURL", "SubscribeURL", "Signature", "eventType", "mail", "messageId",
+        "tags", "bounce", "bounceType", "bouncedRecipients", "emailAddress", "hg-attempt", "destination", "delivery",
+    ]
+)  # fmt: skip
+SAID = st.sampled_from(
+    [
+        "DELIVERED",
+        "FAILED",
+        "Bounce",
+        "Complaint",
+        "Delivery",
+        "Notification",
+        "bounce",
+        "dropped",
+        "1JD3Q8ZK4A7XNVT0B101",
+    ]
+)
+LIKELY = st.recursive(
+    JSON | SAID, lambda inner: st.dictionaries(WORDS, inner, max_size=6) | st.lists(inner, max_size=3), max_leaves=15
+)
+BODIES = st.binary(max_size=60) | st.builds(lambda value: json.dumps(value).encode(), LIKELY | JSON)
+READERS: Final = {fixture.kind: fixture for fixture in fixtures("receipts.toml", "receipt", "settings")}
+
+
+@given(
+    kind=st.sampled_from(sorted(READERS)),
+    headers=st.dictionaries(st.sampled_from(["authorization", "x-bulksms-event", "x-amz-sns-message-type"]), st.text()),
+    query=st.dictionaries(st.sampled_from(["secret", "token"]), st.text(max_size=20)),
+    body=BODIES,
+)
+def test_whatever_calls_is_refused_or_read_and_never_an_error(
+    kind: str, headers: dict[str, str], query: dict[str, str], body: bytes
+) -> None:
+    reader = _reader(READERS[kind])
+    call = ReceiptCall(headers=headers, query=query, body=body, received_at=NOW)
+    assert not isinstance(reader.verify(call, {}), Genuine)
+    said = reader.read(call)
+    if isinstance(said, Refused):
+        assert said.status in (400, 401)
+        return
+    for receipt in said.receipts:
+        assert receipt.attempt_id or receipt.provider_message_id or receipt.recipient
+        assert receipt.effect or receipt.suppress
+        for text in (receipt.code, receipt.detail):
+            assert text is None or (text.isprintable() and len(text) <= 500)
