@@ -34,7 +34,7 @@ async def check_answer(fixture: Fixture) -> None:
     courier = build(http_settings(fixture.kind, "https://api.example.com", **fixture.common))
     assert isinstance(courier, HttpCourier)
     try:
-        answers = courier.classify(calls, _wire_answer(entry))
+        answers = courier.classify(calls, wire_answer(entry))
     finally:
         await courier.aclose()
     assert [_shown(answer, keys) for answer, keys in zip(answers, wanted, strict=True)] == [
@@ -46,7 +46,7 @@ async def check_answer(fixture: Fixture) -> None:
         assert verdict.outcome == entry["outcome"], "`heliograph classify` says something else"
 
 
-def _wire_answer(entry: dict[str, Any]) -> WireAnswer:
+def wire_answer(entry: dict[str, Any]) -> WireAnswer:
     headers = {name.lower(): value for name, value in entry.get("headers", {}).items()}
     return WireAnswer(status=entry["status"], headers=headers, body=entry["body"].encode(), at_s=NOW.timestamp())
 

@@ -12,9 +12,13 @@ from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope
 from heliograph.actors.model.message import SmsContent
 from heliograph.actors.ports.courier import Allowance, Measured
 from heliograph.providers import KINDS
+from heliograph.providers.bulksms.answers import FAILED, FAILED_SOMEHOW, ROWS, TAKEN, judge
 from heliograph.providers.bulksms.courier import BulkSmsCourier
+from heliograph.providers.bulksms.receipts import EFFECTS, MEANINGS
 from heliograph.providers.bulksms.requests import deduplication_id
+from tests.conformance.cases import fixtures
 from tests.conformance.rigs import http_settings
+from tests.conformance.test_answers import wire_answer
 from tests.support.builders import a_call, a_message
 from tests.support.emulators import BulkSms, Emulator, Mode, running
 
@@ -310,3 +314,12 @@ async def test_a_sender_that_one_message_named_is_not_its_neighbours_fault() -> 
         assert {(a.outcome, a.scope) for a in answers} == {(Outcome.DEFERRED, Scope.MESSAGE)}
         assert not any("NOTOURS" in (a.detail or "") for a in answers)
         assert {courier.batch_key(call.message) for call in calls} == {None}
+
+
+def test_every_row_of_the_tables_is_in_a_fixture() -> None:
+    answers = [f.entry for f in fixtures("answers.toml", "answer", "provider") if f.kind == "bulksms"]
+    said = {judge(wire_answer(entry)).verdict for entry in answers}
+    assert {row.verdict for row in ROWS} | {TAKEN, *FAILED.values(), FAILED_SOMEHOW} <= said
+    receipts = [f.entry for f in fixtures("receipts.toml", "receipt", "settings") if f.kind == "bulksms"]
+    reported = " ".join(entry["body"].upper() for entry in receipts)
+    assert [status for status in (*EFFECTS, *MEANINGS) if f'"{status}' not in reported] == []
