@@ -29,7 +29,7 @@ from heliograph.actors.policy.availability import put_off
 from heliograph.actors.policy.causes import cause_of
 from heliograph.actors.policy.route import Candidates, Router, order
 from heliograph.actors.policy.triage import next_auto_retry
-from heliograph.actors.ports.board import Board
+from heliograph.actors.ports.board import Board, Desk
 from heliograph.actors.ports.handover import Deliver, ProviderMessage
 from heliograph.actors.ports.ledger import ClaimRequest, DeliveryLedger, Loaded, Park
 from heliograph.actors.ports.queue import Hint, Later, Queue
@@ -141,8 +141,8 @@ class Dispatcher:
             await self._room_or(WAIT_S)
             return []
         # A wait for the doorbell cannot be cut short. Where a lane has no room just now, it would sleep through the
-        # moment when it has; so it looks, and looks again soon.
-        full = not all(room.values())
+        # moment when it has; so it looks, and looks again soon. One that nobody may take from for a while can wait.
+        full = any(not free and self._open(priority) for priority, free in room.items())
         try:
             hints = await self._queue.take(
                 self._channel,
@@ -166,14 +166,19 @@ class Dispatcher:
     def _room(self) -> dict[Priority, int]:
         """How many of each priority one take may move, with what is on its way to the desks counted as there. The room
         for urgent ones is all that there is: a part of it is open to normal ones, and of that a part to bulk."""
-        now_s = self._clock.boot_s()
-        desks = [desk for name in self._names if (desk := self._board.desk(name)).blocked(now_s) is None]
         rooms: dict[Priority, int] = {}
         free, coming = MOST, sum(self._unplaced.values())
         for priority in Priority:
+            desks = self._open(priority)
             free = rooms[priority] = max(0, min(free, sum(desk.room(priority) for desk in desks) - coming))
             coming -= self._unplaced[priority]
         return rooms
+
+    def _open(self, priority: Priority) -> list[Desk]:
+        """The desks of those that a message of this priority could be sent by now."""
+        now_s = self._clock.boot_s()
+        desks = map(self._board.desk, self._names)
+        return [desk for desk in desks if desk.blocked(now_s, priority) is None]
 
     async def _place(self, hints: Sequence[Hint], slots: trio.Semaphore) -> None:
         """One batch on its way. Cancelled in the middle (a hard stop), its hints stay in hand: the supervisor's
@@ -295,7 +300,7 @@ class Dispatcher:
             rule = self._router.settings[first].unknown
             if rule is UnknownRule.HOLD:
                 return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.")
-            blocked = self._board.desk(first).blocked(now_s)
+            blocked = self._board.desk(first).blocked(now_s, message.priority)
             if blocked is None:
                 return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom()
             if rule is UnknownRule.ASK:
@@ -305,7 +310,7 @@ class Dispatcher:
     def _walk(self, candidates: Candidates, tried: Sequence[str], priority: Priority, now_s: float) -> Choice:
         stopped: dict[str, tuple[float, WaitingFor]] = {}
         for name in candidates.names:
-            if (blocked := self._board.desk(name).blocked(now_s)) is not None:
+            if (blocked := self._board.desk(name).blocked(now_s, priority)) is not None:
                 stopped[name] = blocked
         for skipped in (frozenset(tried), frozenset[str]()) if tried else (frozenset[str](),):
             for group in candidates.groups:

@@ -41,7 +41,7 @@ from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.courier import Courier
 from heliograph.actors.ports.handover import ControlsChanged, Deliver, ProviderMessage
 from heliograph.actors.ports.journal import AttemptFinished, AttemptReleased, EarlierSettled, Ended, Journal
-from heliograph.actors.sending.accord import Accord
+from heliograph.actors.sending.accord import Accord, Spent
 
 log = structlog.get_logger()
 SHORTEST_SLEEP_S: Final = 0.0005
@@ -89,6 +89,7 @@ class ProviderActor:
         journal: Journal,
         desk: Desk,
         *,
+        spent: Spent,
         supervisors: Callable[[], int],
         clock: Clock,
         metrics: Metrics,
@@ -100,9 +101,14 @@ class ProviderActor:
         self._journal = journal
         self._desk = desk
         self._clock = clock
-        self._meters = ProviderMeters(metrics, settings.name)
+        self._meters = ProviderMeters(metrics, settings.name, has_quota=settings.quota is not None)
         self._largest = shape(settings.rate, settings.burst).burst
-        self._hand = Hand(batch=settings.batch, largest=self._largest, low_share=bulk_share)
+        self._hand = Hand(
+            batch=settings.batch,
+            largest=self._largest,
+            low_share=bulk_share,
+            unused=lambda part, recipients: self._accord.unused(part, recipients),
+        )
         self._questions = Questions()
         self._too_large: list[Held] = []
         self._pacer = Bell()
@@ -114,6 +120,7 @@ class ProviderActor:
             self._questions,
             self._meters,
             longest_call_s=courier.longest_call_s,
+            spent=spent,
             changed=self._pacer.ring,
             free_calls=lambda: settings.concurrency - self._busy,
             supervisors=supervisors,
@@ -152,6 +159,7 @@ class ProviderActor:
             nursery.start_soon(self._pace)
             nursery.start_soon(self._accord.reserve)
             nursery.start_soon(self._accord.keep)
+            nursery.start_soon(self._accord.count)
             async for first in inbox:
                 for message in (first, *inbox.pile(MOST_AT_ONCE)):  # no checkpoint: nothing taken out gets lost
                     match message:
@@ -196,7 +204,8 @@ class ProviderActor:
 
     def _hold(self, held: Held) -> None:
         now_s = self._clock.boot_s()
-        if held.lapses_s < self._hand.next_lapse_s() or self._accord.stopped(now_s):
+        accord = self._accord
+        if held.lapses_s < self._hand.next_lapse_s() or accord.stopped(now_s) or accord.crowded(now_s):
             self._pacer.ring()
         self._hand.add(held)
         if self._hand.next_open_s(now_s) <= now_s:
@@ -246,6 +255,8 @@ class ProviderActor:
                 await self._release(self._all_unsent())
             else:
                 await self._release([*self._hand.lapsed(now_s), *self._questions.lapsed(now_s)])
+            if self._accord.crowded(now_s):
+                await self._release(self._accord.surplus(now_s))
             now_s = self._clock.boot_s()
             if calls := min(self._hand.open_slots(now_s), len(self._hand)) + len(self._questions):
                 self._stir(calls)
@@ -314,7 +325,9 @@ class ProviderActor:
         finally:
             self._busy -= 1
             self._ordinary -= ordinary
-            if call.begun_s is not None:
+            if call.begun_s is None:
+                self._accord.unused(call.slot.part, call.cost)
+            else:
                 self._in_air -= len(call.held)
             if len(self._hand):
                 self._accord.demanded(self._clock.boot_s())
@@ -334,6 +347,8 @@ class ProviderActor:
             slot = self._hand.take_slot(now_s, call.cost)
             if slot is None:
                 raise RightLapsed(f"{self._name}: the send slot has passed")
+            if call.begun_s is None:
+                self._accord.unused(call.slot.part, call.cost)
             call.slot = slot
         if call.begun_s is None:
             self._in_air += len(call.held)

@@ -105,7 +105,7 @@ def _peer(row: Sequence[Any]) -> Peer:
 
 
 def _report(document: Mapping[str, Any]) -> ProviderReport:
-    until = document["breaker_until"]
+    until, quota_until = document["breaker_until"], document.get("quota_until")
     return ProviderReport(
         name=document["name"],
         breaker=BreakerState(document["breaker"]),
@@ -114,6 +114,10 @@ def _report(document: Mapping[str, Any]) -> ProviderReport:
         effective_rate=document["effective_rate"],
         in_flight=document["in_flight"],
         handled=document["handled"],
+        quota_remaining=document.get("quota_remaining"),
+        quota_until=datetime.fromisoformat(quota_until) if quota_until else None,
+        answered=document.get("answered", 0),
+        refuted=document.get("refuted", 0),
     )
 
 

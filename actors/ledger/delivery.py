@@ -11,12 +11,14 @@ that no plan can read more than the rows asked for: `m.id = ANY(…)` is said ev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges, Held
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import TRACKED, TRACKED_WIDTH, json_of, tracked_of
 from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
+from heliograph.actors.model.identity import time_prefix
 from heliograph.actors.model.message import Lane, Reason, State, Tracked
 from heliograph.actors.policy.lifecycle import Event
 from heliograph.actors.ports.ledger import (
@@ -156,6 +158,28 @@ SELECT count(*) FROM (
     LIMIT %s
 ) AS found"""
 
+# Through the attempts of that time, once for each loss of a count.
+SPENT: Final = """
+WITH handed AS (
+    SELECT message_id, finished_at AS at FROM attempts
+    WHERE provider = %(provider)s AND finished_at > now() - %(within_s)s * interval '1 second'
+    UNION ALL
+    SELECT message_id, now() FROM claims WHERE provider = %(provider)s
+)
+SELECT floor(greatest(0, date_part('epoch', now() - h.at)) / %(part_s)s)::integer AS age,
+       sum(1 + coalesce(json_array_length(c.content -> 'cc'), 0) + coalesce(json_array_length(c.content -> 'bcc'), 0))
+FROM handed AS h LEFT JOIN contents AS c ON c.id = h.message_id
+GROUP BY age"""
+
+# By the primary keys and contents_by_recipient.
+ACCEPTED_ELSEWHERE: Final = """
+SELECT c.id FROM contents AS c
+WHERE c.id = ANY(%s) AND EXISTS (
+    SELECT FROM contents AS o JOIN attempts AS a ON a.message_id = o.id
+    WHERE o.recipient = c.recipient AND o.channel = c.channel AND o.id > %s
+      AND a.outcome = 'accepted' AND a.provider <> %s AND a.finished_at > now() - %s * interval '1 second'
+)"""
+
 ACCEPTED: Final = Answer(outcome=Outcome.ACCEPTED)
 _LEARNT: Final = {
     Outcome.ACCEPTED: Settled.ACCEPTED,
@@ -169,6 +193,9 @@ _LEARNT: Final = {
 # How claims are opened and ended is worth a moment's wait even to who is cancelled: what is cut off is unknown, and
 # unknown costs an attempt without an answer.
 SHIELD_S: Final = 3.0
+LONG_S: Final = 60.0
+OLDER_S: Final = 172_800.0
+"""A message that was accepted longer than this before its attempt is not looked for: a recipient may have many."""
 
 
 class PostgresDelivery:
@@ -327,6 +354,23 @@ class PostgresDelivery:
     async def due_count(self, lane: Lane, *, older_than_s: float, limit: int) -> int:
         [[count]] = await self._pool.rows(DUE, (lane.channel, lane.priority, older_than_s, limit))
         return int(count)
+
+    async def spent(self, provider: str, *, part_s: float, parts: int) -> list[int]:
+        params = {"provider": provider, "part_s": part_s, "within_s": part_s * parts}
+
+        async def work(connection: Connection) -> list[int]:
+            ages = [0] * parts
+            for age, recipients in await connection.rows(SPENT, params):
+                if age < parts:
+                    ages[age] = int(recipients)
+            return ages
+
+        return await self._pool.once(work, limit_s=LONG_S)
+
+    async def accepted_elsewhere(self, ids: Sequence[str], provider: str, *, within_s: float) -> set[str]:
+        oldest = f"msg_{time_prefix(datetime.now(UTC) - timedelta(seconds=within_s + OLDER_S))}"
+        rows = await self._pool.rows(ACCEPTED_ELSEWHERE, (list(ids), oldest, provider, within_s))
+        return {row[0] for row in rows}
 
 
 def _message_id(named: ClaimRequest | Finish) -> str:

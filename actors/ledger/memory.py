@@ -341,6 +341,36 @@ class MemoryDelivery:
         due_by = self.store.later(-older_than_s)
         return sum(1 for _ in islice((1 for r in self.store.free[lane].values() if r.standing.due_at <= due_by), limit))
 
+    @transaction
+    def spent(self, provider: str, *, part_s: float, parts: int) -> list[int]:
+        store, ages = self.store, [0] * parts
+        for row in store.rows.values():
+            ended = [-store.in_s(a.finished_at) for a in row.attempts if a.provider == provider and a.finished_at]
+            claim = store.claims.get(row.id)
+            if claim is not None and claim.provider == provider:
+                ended.append(0.0)
+            for ago_s in ended:
+                age = int(max(0.0, ago_s) / part_s)
+                if age < parts:
+                    ages[age] += row.message.recipients
+        return ages
+
+    @transaction
+    def accepted_elsewhere(self, ids: Sequence[str], provider: str, *, within_s: float) -> set[str]:
+        store = self.store
+        asked = {i: (row.message.channel, row.message.to) for i in ids if (row := store.rows.get(i)) is not None}
+        wanted, since = set(asked.values()), store.later(-within_s)
+        known = {
+            (row.message.channel, row.message.to)
+            for row in store.rows.values()
+            if (row.message.channel, row.message.to) in wanted
+            and any(
+                a.outcome is Outcome.ACCEPTED and a.provider != provider and a.finished_at and a.finished_at > since
+                for a in row.attempts
+            )
+        }
+        return {i for i, recipient in asked.items() if recipient in known}
+
 
 LEARNT: Final = {
     Outcome.ACCEPTED: Settled.ACCEPTED,

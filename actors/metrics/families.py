@@ -72,6 +72,12 @@ class Metrics:
         self.provider_quota_remaining = gauge(
             "provider_quota_remaining", "What a provider's quota still allows.", "provider"
         )
+        self.provider_stops = counter(
+            "provider_stops_total",
+            "Stops of a provider for more than a passing fault: its account, its quota, or what it rejects.",
+            "provider",
+            "reason",
+        )
         self.accounting_drift = gauge(
             "accounting_drift", "Messages accepted minus messages accounted for; anything but 0 is an alarm."
         )

@@ -8,18 +8,29 @@ from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.message import Message
 from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.model.word import Word
 
 STATE_NUMBERS: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
+class StopReason(Word):
+    """Why a provider was stopped for more than a passing fault."""
+
+    MISCONFIGURED = "misconfigured"
+    QUOTA = "quota"
+    REJECTIONS = "rejections"
+
+
 class ProviderMeters:
-    def __init__(self, metrics: Metrics, provider: str) -> None:
+    def __init__(self, metrics: Metrics, provider: str, *, has_quota: bool = False) -> None:
+        self._quota_remaining = metrics.provider_quota_remaining.labels(provider) if has_quota else None
         self._outcomes = {outcome: metrics.attempts.labels(provider, outcome) for outcome in Outcome}
         self._parts = metrics.message_parts.labels(provider)
         self._state = metrics.breaker_state.labels(provider)
         self._transitions = {state: metrics.breaker_transitions.labels(provider, state) for state in BreakerState}
         self.duration = metrics.attempt_duration.labels(provider)
         self.slot_wait = metrics.limiter_wait.labels(provider)
+        self._stops = {reason: metrics.provider_stops.labels(provider, reason) for reason in StopReason}
         self.rate = metrics.limiter_rate.labels(provider)
         self._state.set(STATE_NUMBERS[BreakerState.CLOSED])
 
@@ -27,6 +38,13 @@ class ProviderMeters:
         self._outcomes[outcome].inc()
         if outcome is Outcome.ACCEPTED and message.parts:
             self._parts.inc(message.parts)
+
+    def stopped(self, reason: StopReason) -> None:
+        self._stops[reason].inc()
+
+    def remains(self, quota_remaining: int) -> None:
+        if self._quota_remaining is not None:
+            self._quota_remaining.set(quota_remaining)
 
     def turned(self, state: BreakerState) -> None:
         self._transitions[state].inc()

@@ -135,3 +135,7 @@ class ProviderReport:
     effective_rate: float
     in_flight: int
     handled: int  # recipients handed over in the last 60 s
+    quota_remaining: int | None = None  # None: it has no quota, or nobody has counted yet
+    quota_until: datetime | None = None  # until when the quota keeps ordinary messages away
+    answered: int = 0  # messages answered for in the last 60 s
+    refuted: int = 0  # those of them that it rejected, though another provider had lately accepted their recipient

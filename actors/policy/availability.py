@@ -67,6 +67,8 @@ def room(window: int, held: Mapping[Priority, int], priority: Priority) -> int:
 
 SOON_S: Final = 5.0
 LATE_S: Final = 60.0
+QUOTA_LATE_S: Final = 600.0
+"""A quota is used up for hours; what others gave back, or a higher one, is found out within this."""
 LIFTED_EARLY: Final = frozenset({WaitingFor.PAUSED, WaitingFor.BREAKER})
 
 
@@ -77,6 +79,8 @@ def put_off(for_s: float, why: WaitingFor, waited_s: float = 0.0) -> float:
     >>> [put_off(3600, WaitingFor.PAUSED, waited_s) for waited_s in (0, 160, 7200)]
     [5.0, 20.0, 60.0]
     """
+    if why is WaitingFor.QUOTA:
+        return min(for_s, max(SOON_S, waited_s / 8), QUOTA_LATE_S)
     if why not in LIFTED_EARLY:
         return for_s
     return min(for_s, max(SOON_S, waited_s / 8), LATE_S)
@@ -89,6 +93,8 @@ class Stop(StrEnum):
     RATE = "rate"  # the provider's Retry-After, or a next slot that is far away
     PERMITS = "permits"  # half-open, and others have all permits
     REDIS = "redis"  # no slots without it
+    QUOTA = "quota"  # used up
+    RESERVED = "reserved"  # what is left of the quota is kept for urgent messages
 
 
 _WAITING_FOR: Final = {
@@ -96,12 +102,14 @@ _WAITING_FOR: Final = {
     Stop.RATE: WaitingFor.RATE,
     Stop.PERMITS: WaitingFor.BREAKER,
     Stop.REDIS: WaitingFor.RATE,
+    Stop.QUOTA: WaitingFor.QUOTA,
+    Stop.RESERVED: WaitingFor.QUOTA,
 }
 
 
 class Stops:
     """Each stop with its end, which comes by itself. `no_calls_until_s`: the end of those that forbid calls outright;
-    the other two let what is in hand wait for its chance, and only keep more away."""
+    the others let what is in hand wait for its chance, and only keep more away."""
 
     __slots__ = ("_until_s", "no_calls_until_s")
 
@@ -119,9 +127,10 @@ class Stops:
     def until_s(self, stop: Stop) -> float:
         return self._until_s[stop]
 
-    def last(self, now_s: float) -> tuple[float, WaitingFor] | None:
-        """The one that ends last, if any still holds."""
-        stop = max(self._until_s, key=self._until_s.__getitem__)
+    def last(self, now_s: float, *, urgent: bool = False) -> tuple[float, WaitingFor] | None:
+        """The one that ends last, if any still holds; `urgent`: for an urgent message."""
+        stops = [stop for stop in Stop if not (urgent and stop is Stop.RESERVED)]
+        stop = max(stops, key=self._until_s.__getitem__)
         return (self._until_s[stop], _WAITING_FOR[stop]) if self._until_s[stop] > now_s else None
 
     def next_end_s(self, now_s: float) -> float:

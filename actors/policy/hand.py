@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heapify, heappop, heappush
@@ -25,10 +25,12 @@ RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One moment for one call, on the local boot clock: usable from `opens_s` to `closes_s`, once; never refunded."""
+    """One moment for one call, on the local boot clock: usable from `opens_s` to `closes_s`, once; never refunded.
+    `part` is where a quota counted it."""
 
     opens_s: float
     closes_s: float
+    part: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -69,9 +71,18 @@ class _Grant:
 
 class Hand:
     """`batch` is the most messages in one call, `largest` the most recipients. A share of the calls, `low_share`,
-    begins with what is least urgent, so that no load of others keeps it here until it lapses."""
+    begins with what is least urgent, so that no load of others keeps it here until it lapses. `unused` is told what
+    of a slot is surely not used: its part, and recipients."""
 
-    def __init__(self, *, batch: int, largest: float, low_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        batch: int,
+        largest: float,
+        low_share: float = 0.0,
+        unused: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._unused = unused or _nobody
         self._batch = batch
         self._largest = largest
         self._low_every = max(1, round(1 / low_share)) if low_share > 0 else 0
@@ -105,6 +116,17 @@ class Hand:
         self._heap.clear()
         self._lapse_s = inf
         return taken
+
+    def surplus(self, now_s: float, *, urgent: bool) -> list[Held]:
+        """Take out what no slot in hand will carry, the least urgent first; with `urgent`, urgent ones too."""
+        entries = sorted(self._heap)
+        keep = self.slots(now_s)
+        kept = [e for n, e in enumerate(entries) if n < keep or (not urgent and e[0] == RANK[Priority.URGENT])]
+        if len(kept) == len(entries):
+            return []
+        stay = {id(entry) for entry in kept}
+        self._heap = kept
+        return [entry[3] for entry in entries if id(entry) not in stay]
 
     def next_lapse_s(self) -> float:
         """No message lapses before."""
@@ -148,6 +170,8 @@ class Hand:
         self._grants.extend(_Grant(slot, cost) for slot in slots)
 
     def drop_slots(self) -> None:
+        for grant in self._grants:
+            self._unused(grant.slot.part, grant.cost)
         self._grants.clear()
 
     def slots(self, now_s: float) -> int:
@@ -176,6 +200,7 @@ class Hand:
                 return None
             if grant.cost >= cost:
                 del self._grants[i]
+                self._unused(grant.slot.part, grant.cost - cost)
                 return grant.slot
         return None
 
@@ -190,7 +215,9 @@ class Hand:
         if self._low_every and not urgent_only and (self._calls + 1) % self._low_every == 0:
             picked = self._pick_lowest(now_s)
         elif self._batch == 1 and self._heap[0][3].cost <= self._grants[0].cost:
-            picked = [heappop(self._heap)[3]], self._grants.popleft().slot
+            held, grant = heappop(self._heap)[3], self._grants.popleft()
+            self._unused(grant.slot.part, grant.cost - held.cost)
+            picked = [held], grant.slot
         picked = picked or self._pick_fitting(now_s, urgent_only=urgent_only)
         self._calls += picked is not None
         return picked
@@ -222,6 +249,7 @@ class Hand:
         taken = [self._heap[k][3] for k in chosen]
         gone = set(chosen)
         self._heap = [entry for k, entry in enumerate(self._heap) if k not in gone]
+        self._unused(grant.slot.part, grant.cost - sum(held.cost for held in taken))
         return taken, grant.slot
 
     def _best_grant(self, now_s: float, first: int) -> int | None:
@@ -271,4 +299,9 @@ class Hand:
     def _drop_past(self, now_s: float) -> None:
         grants = self._grants
         while grants and grants[0].slot.closes_s < now_s:
-            grants.popleft()
+            past = grants.popleft()
+            self._unused(past.slot.part, past.cost)
+
+
+def _nobody(_part: int, _recipients: int) -> None:
+    """Without a quota nobody counts."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from heliograph.actors.model.message import Channel, Message
+from heliograph.actors.model.message import Channel, Message, Priority
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.policy.bucket import shape
+from heliograph.actors.policy.quota import ordinary
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,13 @@ class Router:
             return "category"
         if rule.countries and message.channel is Channel.SMS and self._country_of(message.to) not in rule.countries:
             return "country"
-        if message.recipients > self._usable[provider.name]:
+        if message.recipients > self._most(provider, message.priority):
             return "too_many_recipients"
         return self._takes[provider.name](message)
+
+    def _most(self, provider: ProviderSettings, priority: Priority) -> float:
+        """The most recipients that one message of this priority can have there."""
+        usable = self._usable[provider.name]
+        if provider.quota is None:
+            return usable
+        return min(usable, provider.quota.limit if priority is Priority.URGENT else ordinary(provider.quota))

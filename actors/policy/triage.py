@@ -37,10 +37,11 @@ ASK_AFTER_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A provider that cannot be asked for `for_s` seconds, and why."""
+    """A provider that cannot be asked for `for_s` seconds, and why; `spares_urgent`: by urgent messages it can."""
 
     for_s: float
     why: WaitingFor
+    spares_urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def triage(s: Situation, delivery: DeliverySettings, auto_retry_s: Sequence[floa
 def _go_on(s: Situation, delivery: DeliverySettings, *, counted: int, uncounted: int) -> Move:
     tried = (*s.standing.tried, s.provider)
     for name in s.candidates:
-        if name not in tried and name not in s.blocked:
+        if name not in tried and _blocked(s, name) is None:
             return _queued(s, 0.0, counted=counted, throttled=uncounted, tried=tried, passes=s.standing.passes)
     passes = s.standing.passes + 1
     wait_s = full_jitter(passes, base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s, draw=s.draw)
@@ -110,11 +111,16 @@ def _go_on(s: Situation, delivery: DeliverySettings, *, counted: int, uncounted:
     )
 
 
+def _blocked(s: Situation, name: str) -> Blocked | None:
+    blocked = s.blocked.get(name)
+    return None if blocked is not None and blocked.spares_urgent and s.priority is Priority.URGENT else blocked
+
+
 def _soonest(s: Situation) -> tuple[float, str | None, WaitingFor]:
     """When the first provider of the route can be asked again, who that is, and what it waits for."""
     best: tuple[float, str | None, WaitingFor] | None = None
     for name in s.candidates:
-        blocked = s.blocked.get(name)
+        blocked = _blocked(s, name)
         for_s, why = (blocked.for_s, blocked.why) if blocked else (0.0, WaitingFor.BACKOFF)
         if name == s.provider and s.answer.retry_after_s is not None and s.answer.retry_after_s > for_s:
             for_s, why = s.answer.retry_after_s, WaitingFor.PROVIDER

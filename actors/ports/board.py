@@ -35,6 +35,7 @@ class Desk:
         self._window = window(concurrency=settings.concurrency, batch=settings.batch, completed=0, rate=settings.rate)
         self._blocked_until_s = -inf
         self._blocked_for: WaitingFor | None = None
+        self._spared: tuple[float, WaitingFor] | None = None
         self._away = False
         self._held = dict.fromkeys(Priority, 0)
         self._freed = 0
@@ -46,13 +47,16 @@ class Desk:
         """How many more messages of this priority may be claimed for it."""
         return room(self._window, self._held, priority)
 
-    def blocked(self, now_s: float) -> tuple[float, WaitingFor] | None:
-        """None where it can be asked; else for how many seconds it cannot, and why."""
+    def blocked(self, now_s: float, priority: Priority = Priority.NORMAL) -> tuple[float, WaitingFor] | None:
+        """None where it can be asked; else for how many seconds it cannot, and why. Urgent messages may be spared."""
         if self._away:
             return AWAY_S, WaitingFor.PROVIDER
-        if self._blocked_for is None or self._blocked_until_s <= now_s:
+        until_s, why = self._blocked_until_s, self._blocked_for
+        if priority is not Priority.URGENT and self._spared is not None and self._spared[0] > until_s:
+            until_s, why = self._spared
+        if why is None or until_s <= now_s:
             return None
-        return self._blocked_until_s - now_s, self._blocked_for
+        return until_s - now_s, why
 
     @property
     def held(self) -> int:
@@ -91,11 +95,20 @@ class Desk:
         self._arrived[priority] -= 1
         self.leave(priority)
 
-    def publish(self, *, window: int, blocked_until_s: float, blocked_for: WaitingFor | None) -> None:
-        """`blocked_for` None: it can be asked."""
+    def publish(
+        self,
+        *,
+        window: int,
+        blocked_until_s: float,
+        blocked_for: WaitingFor | None,
+        spared: tuple[float, WaitingFor] | None = None,
+    ) -> None:
+        """`blocked_for` None: it can be asked. `spared`: until when and why it is only for urgent messages."""
         more = window > self._window
         sooner = self._blocked_for is not None and (blocked_for is None or blocked_until_s < self._blocked_until_s)
+        sooner = sooner or (self._spared is not None and (spared is None or spared[0] < self._spared[0]))
         self._window, self._blocked_until_s, self._blocked_for = window, blocked_until_s, blocked_for
+        self._spared = spared
         if sooner or more:
             self._waiting.unpark_all()
 

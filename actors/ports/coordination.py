@@ -1,20 +1,64 @@
 """What the actors of one provider in all supervisors agree through: the bucket's number and the breaker's record.
 
 Redis, or a twin in memory. Losing it costs time only: a lost bucket starts empty, a lost record closes nobody's
-breaker, and while it is unreachable no call is made.
+breaker, a lost quota is counted anew from the ledger, and while it is unreachable no call is made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol
 
-from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.model.provider import BreakerState, Quota
 from heliograph.actors.policy.breaker import NO_RECORD, BreakerRecord, Verdict
 from heliograph.actors.policy.bucket import BucketShape
 from heliograph.actors.policy.hand import Slot
 
-__all__ = ["NO_RECORD", "BreakerRecord", "Coordination", "Reservation", "Slot", "Verdict"]
+__all__ = [
+    "LOST",
+    "NO_RECORD",
+    "BreakerRecord",
+    "Coordination",
+    "Lost",
+    "QuotaAsk",
+    "QuotaWord",
+    "Reservation",
+    "Slot",
+    "Verdict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaAsk:
+    """Reserve within a quota: `allowed` may be used of it in its window. `unused`: what was counted earlier, by part,
+    and never handed over."""
+
+    quota: Quota
+    allowed: int
+    unused: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaWord:
+    """What is used of a quota now, and the part in which this reservation was counted (slots x cost recipients, also
+    where the slots got lost on the way). `opens_in_s`: in how long one more such call will fit; 0.0 where the quota
+    held nothing back."""
+
+    used: int
+    part: int
+    counted: int
+    opens_in_s: float
+
+
+class Lost(Enum):
+    """Nothing is known of what was handed over: no slot is given before the ring is seeded."""
+
+    LOST = "lost"
+
+
+LOST: Final = Lost.LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +70,7 @@ class Reservation:
     next_in_s: float
     record: BreakerRecord | None
     paused_for_s: float
+    quota: QuotaWord | Lost | None = None
 
 
 def blocked_for(record: BreakerRecord | None, paused_for_s: float) -> float | None:
@@ -39,9 +84,24 @@ class Coordination(Protocol):
     """Errors: `QueueDown`."""
 
     async def reserve(
-        self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
+        self,
+        provider: str,
+        shape: BucketShape,
+        *,
+        want: int,
+        cost: float,
+        horizon_s: float,
+        quota: QuotaAsk | None = None,
     ) -> Reservation:
-        """Up to `want` slots of `cost` recipients each within the horizon. None while paused or the record is open."""
+        """Up to `want` slots of `cost` recipients each within the horizon and the quota. None while paused or the
+        record is open."""
+
+    async def used(self, provider: str, ask: QuotaAsk) -> int | Lost:
+        """What is used of the quota now; takes back what is unused."""
+
+    async def seed(self, provider: str, quota: Quota, ages: Sequence[int]) -> None:
+        """Count anew what is known to have been handed over, where the count is lost: `ages[n]` recipients between n
+        and n + 1 parts (`policy.quota`) ago. Who comes second changes nothing."""
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
         """The record and how long the provider is paused (seconds, 0.0 where not), without asking for slots."""

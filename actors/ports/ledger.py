@@ -217,6 +217,14 @@ class DeliveryLedger(Protocol):
     async def due_count(self, lane: Lane, *, older_than_s: float, limit: int) -> int:
         """How many waiting, unclaimed messages of the lane have been due for so long; counts to `limit` at most."""
 
+    async def spent(self, provider: str, *, part_s: float, parts: int) -> Sequence[int]:
+        """Recipients that were handed to a provider, by age: item n has those of n to n + 1 parts ago, `parts` items.
+        An open claim counts as just handed over. Reads the whole log of attempts of that time; archived ones are left
+        out."""
+
+    async def accepted_elsewhere(self, ids: Sequence[str], provider: str, *, within_s: float) -> set[str]:
+        """Those of `ids` whose recipient another provider has accepted a message for within so long."""
+
 
 # ------------------------------------------------------------------------------------------------- reading
 

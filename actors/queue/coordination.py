@@ -6,9 +6,11 @@ Keys, all of one provider under one hash tag:
     heliograph:permits:{name}            half-open permits of that epoch, by the time they run out
     heliograph:pause:{name}              there while nobody gets a slot
     heliograph:bucket:{name}:<run_id>    when the bucket will have leaked empty, microseconds of Redis' clock
+    heliograph:quota:{name}:<run_id>:<length of a part>    hash: the ring of `policy.quota`
 
-The bucket's key names the server's run: one that was started on an older file finds no bucket at all, and a missing
-bucket is an empty one, where an old one would let calls through that were made already.
+The keys of the bucket and of the quota name the server's run: one that was started on an older file finds neither. A
+missing bucket is an empty one, and a missing ring is seeded from the ledger, where old ones would let calls through
+that were made already.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ from contextlib import asynccontextmanager
 from math import ceil
 from typing import Final
 
-from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.model.provider import BreakerState, Quota
 from heliograph.actors.policy.bucket import HORIZON_S, BucketShape, check_reserve, next_in
+from heliograph.actors.policy.quota import part_us
 from heliograph.actors.ports.coordination import (
+    LOST,
     NO_RECORD,
     BreakerRecord,
+    Lost,
+    QuotaAsk,
+    QuotaWord,
     Reservation,
     Verdict,
     blocked_for,
@@ -31,8 +38,10 @@ from heliograph.actors.ports.coordination import (
 from heliograph.actors.queue.link import Exchange, Link, Replaced, Script, open_links
 from heliograph.actors.queue.slots import SlotClock
 
-RESERVE: Final = Script.load("breaker", "reserve")
+RESERVE: Final = Script.load("breaker", "quota", "reserve")
 RECORD: Final = Script.load("breaker", "record")
+USED: Final = Script.load("breaker", "quota", "used")
+SEED: Final = Script.load("breaker", "quota", "seed")
 CHANGE: Final = Script.load("breaker", "change")
 PERMIT: Final = Script.load("breaker", "permit")
 CLOSE_PERMIT: Final = Script.load("breaker", "close_permit")
@@ -52,16 +61,22 @@ class RedisCoordination:
         self._run_id: str | None = None
 
     async def reserve(
-        self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
+        self,
+        provider: str,
+        shape: BucketShape,
+        *,
+        want: int,
+        cost: float,
+        horizon_s: float,
+        quota: QuotaAsk | None = None,
     ) -> Reservation:
         horizon_us = horizon_s * 1e6
         check_reserve(shape, cost=cost, horizon_us=horizon_us)
         ask = self._slots.ask(provider, shape.lateness_s)
         numbers = [shape.interval_s * 1e6, shape.burst, want, horizon_us, cost, HORIZON_S * 1e6, int(ask.forget)]
-        exchange = await self._reserve(provider, numbers)
-        [(word, now_us, pause_ms, next_us, slots_us)] = exchange.replies
+        exchange = await self._reserve(provider, numbers, quota)
+        [(word, now_us, pause_ms, next_us, slots_us, used)] = exchange.replies
         record, paused_for_s = _parse(word, now_us, pause_ms)
-        self._run_id = exchange.run_id
         slots = self._slots.answer(
             ask,
             exchange.run_id,
@@ -76,17 +91,39 @@ class RedisCoordination:
             next_in_s=next_in(int(next_us), int(now_us), horizon_s) if blocked_s is None else blocked_s,
             record=record,
             paused_for_s=paused_for_s,
+            quota=_quota(used, int(now_us), len(slots_us.split()) * int(cost)),
         )
 
-    async def _reserve(self, provider: str, numbers: Sequence[float]) -> Exchange:
-        """The bucket's key depends on who answers. Where that is another server than before, nothing was sent to it."""
+    async def _reserve(self, provider: str, numbers: Sequence[float], quota: QuotaAsk | None) -> Exchange:
+        arguments: list[str | int] = [repr(n) for n in numbers]
+        if quota is not None:
+            arguments += [part_us(quota.quota), quota.allowed, _unused(quota)]
+        return await self._on_this_run(RESERVE, provider, arguments, quota.quota if quota else None)
+
+    async def _on_this_run(
+        self, script: Script, provider: str, arguments: Sequence[str | int], quota: Quota | None
+    ) -> Exchange:
+        """The keys depend on who answers. Where that is another server than before, nothing was sent to it."""
         while True:
             run_id = self._run_id or await self._link.server()
             keys = [*_keys(provider), f"heliograph:bucket:{{{provider}}}:{run_id}"]
+            if quota is not None:
+                keys.append(f"heliograph:quota:{{{provider}}}:{run_id}:{part_us(quota)}")
             try:
-                return await self._link.run_timed(RESERVE, keys, [repr(n) for n in numbers], on=run_id)
+                exchange = await self._link.run_timed(script, keys, arguments, on=run_id)
             except Replaced:
                 self._run_id = None
+            else:
+                self._run_id = run_id
+                return exchange
+
+    async def used(self, provider: str, ask: QuotaAsk) -> int | Lost:
+        arguments: list[str | int] = [part_us(ask.quota), _unused(ask)]
+        [used] = (await self._on_this_run(USED, provider, arguments, ask.quota)).replies
+        return LOST if used < 0 else int(used)
+
+    async def seed(self, provider: str, quota: Quota, ages: Sequence[int]) -> None:
+        await self._on_this_run(SEED, provider, [part_us(quota), " ".join(map(str, ages))], quota)
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
         return _parse(*await self._link.run(RECORD, _keys(provider), []))
@@ -115,6 +152,19 @@ class RedisCoordination:
 
 def _us(length_s: float) -> int:
     return int(length_s * 1e6)
+
+
+def _unused(ask: QuotaAsk) -> str:
+    return " ".join(f"{part} {recipients}" for part, recipients in ask.unused.items())
+
+
+def _quota(word: str, now_us: int, counted: int) -> QuotaWord | Lost | None:
+    if not word:
+        return None
+    if word == LOST.value:
+        return LOST
+    used, part, opens_us = map(int, word.split())
+    return QuotaWord(used, part, counted, max(0.0, (opens_us - now_us) / 1e6))
 
 
 def _parse(word: str, now_us: str, pause_ms: int) -> tuple[BreakerRecord | None, float]:

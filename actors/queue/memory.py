@@ -17,11 +17,16 @@ import trio
 
 from heliograph.actors.model.errors import QueueDown, StaleGeneration
 from heliograph.actors.model.message import LANES, Channel, Lane, Priority
-from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.model.provider import BreakerState, Quota
 from heliograph.actors.policy.bucket import BucketShape, next_in, reserve
+from heliograph.actors.policy.quota import Ring, part_us, seeded
 from heliograph.actors.ports.coordination import (
+    LOST,
     NO_RECORD,
     BreakerRecord,
+    Lost,
+    QuotaAsk,
+    QuotaWord,
     Reservation,
     Verdict,
     blocked_for,
@@ -87,6 +92,7 @@ class Data:
     generation: str | None = None
     lists: dict[str, _Lists] = field(default_factory=dict)
     buckets: dict[str, int] = field(default_factory=dict)
+    rings: dict[str, Ring] = field(default_factory=dict)
     paused_until_us: dict[str, int] = field(default_factory=dict)
     breakers: dict[str, _Breaker] = field(default_factory=dict)
 
@@ -315,7 +321,10 @@ class MemoryQueue:
         generation = self._generation
         if generation is None or self._server.run_id != self._opened_on or self._server.data.generation != generation:
             raise StaleGeneration(f"the lists in Redis are not those of the generation {generation}")
-        return self._server.data.lists.setdefault(generation, _Lists())
+        lists = self._server.data.lists.get(generation)
+        if lists is None:
+            lists = self._server.data.lists[generation] = _Lists()
+        return lists
 
     def _to_heads(self, lists: _Lists, hints: Sequence[Hint]) -> None:
         for hint in reversed(hints):
@@ -352,7 +361,14 @@ class MemoryCoordination:
         self._slots = SlotClock()
 
     async def reserve(
-        self, provider: str, shape: BucketShape, *, want: int, cost: float, horizon_s: float
+        self,
+        provider: str,
+        shape: BucketShape,
+        *,
+        want: int,
+        cost: float,
+        horizon_s: float,
+        quota: QuotaAsk | None = None,
     ) -> Reservation:
         await _sent(self._server)
         server = self._server
@@ -361,15 +377,25 @@ class MemoryCoordination:
         blocked_s = blocked_for(record, paused_for_s)
         key = f"{server.run_id}:{provider}"
         ask = self._slots.ask(provider, shape.lateness_s)
+        want = want if blocked_s is None else 0
+        ring, room = self._ring(provider, quota, int(cost), forget=ask.forget)
         grant = reserve(
             None if ask.forget else server.data.buckets.get(key),
             now_us,
             shape,
-            want=want if blocked_s is None else 0,
+            want=want if room is None else min(want, room),
             cost=cost,
             horizon_us=horizon_s * 1e6,
         )
         server.data.buckets[key] = grant.level_us
+        word: QuotaWord | Lost | None = None
+        if quota is not None:
+            word = LOST
+        if quota is not None and ring is not None and room is not None:
+            ring.take(counted := len(grant.slots_us) * int(cost))
+            binds = room < want and len(grant.slots_us) == room
+            opens_us = ring.opens_us(quota.allowed, int(cost)) if binds else now_us
+            word = QuotaWord(ring.total, ring.at, counted, max(0.0, (opens_us - now_us) / 1e6))
         server.replied()
         slots = self._slots.answer(ask, server.run_id, grant.slots_us, asked_s=now_s, now_us=now_us, answered_s=now_s)
         return Reservation(
@@ -377,7 +403,39 @@ class MemoryCoordination:
             next_in_s=next_in(grant.next_us, now_us, horizon_s) if blocked_s is None else blocked_s,
             record=record,
             paused_for_s=paused_for_s,
+            quota=word,
         )
+
+    def _ring(self, provider: str, ask: QuotaAsk | None, cost: int, *, forget: bool) -> tuple[Ring | None, int | None]:
+        """The quota's ring, turned to now, and how many calls it allows; without a ring, none."""
+        if ask is None:
+            return None, None
+        key = self._ring_key(provider, ask.quota)
+        rings = self._server.data.rings
+        if forget:
+            rings.pop(key, None)
+        ring = rings.get(key)
+        if ring is None:
+            return None, 0
+        ring.turn(self._server.now_us())
+        for part, recipients in ask.unused.items():
+            ring.give_back(part, recipients)
+        return ring, ring.room(ask.allowed, cost)
+
+    def _ring_key(self, provider: str, quota: Quota) -> str:
+        return f"{self._server.run_id}:{provider}:{part_us(quota)}"
+
+    async def used(self, provider: str, ask: QuotaAsk) -> int | Lost:
+        await _sent(self._server)
+        ring, _ = self._ring(provider, ask, 1, forget=False)
+        self._server.replied()
+        return LOST if ring is None else ring.total
+
+    async def seed(self, provider: str, quota: Quota, ages: Sequence[int]) -> None:
+        await _sent(self._server)
+        key = self._ring_key(provider, quota)
+        self._server.data.rings.setdefault(key, seeded(part_us(quota), self._server.now_us(), ages))
+        self._server.replied()
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
         await _sent(self._server)

@@ -1,43 +1,47 @@
 """One supervisor's part in what all of them agree on for one provider: breaker, send slots, permits, pauses.
 
-A provider's actor owns it, asks it before each call (`admission`), tells it what its calls came to, and runs its two
+A provider's actor owns it, asks it before each call (`admission`), tells it what its calls came to, and runs its
 tasks, the only ones that talk to Redis:
 
 - `reserve` asks for slots, and half-open for permits, when there is demand and hands to use them
 - `keep` tells the cluster (breaker, verdicts, pauses), learns from it, and publishes on the provider's desk
+- `count`, where the provider has a quota, looks at what is left of it, and has it counted anew where that is lost
 
-Everything else here is synchronous: a call waits for neither task. Without Redis there are no slots, so no calls, and
-both go on by themselves when it is back.
+Everything else here is synchronous: a call waits for no task. Without Redis there are no slots, so no calls, and all
+of them go on by themselves when it is back.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
 
 from heliograph.actors.kernel.bell import Bell
 from heliograph.actors.kernel.clock import Clock
-from heliograph.actors.metrics.provider import ProviderMeters
+from heliograph.actors.metrics.provider import ProviderMeters, StopReason
 from heliograph.actors.model.attempt import Answer, Outcome
-from heliograph.actors.model.errors import QueueDown
+from heliograph.actors.model.errors import LedgerDown, QueueDown
 from heliograph.actors.model.message import WaitingFor
 from heliograph.actors.model.provider import BreakerState, Controls, ProviderReport, ProviderSettings
 from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, window
 from heliograph.actors.policy.breaker import Admission, Breaker, Evidence, Verdict, weigh
 from heliograph.actors.policy.bucket import HORIZON_S, shape
-from heliograph.actors.policy.hand import Hand
+from heliograph.actors.policy.hand import Hand, Held
 from heliograph.actors.policy.pace import Pace, demands, slots_to_ask, slowed
 from heliograph.actors.policy.permits import Permit, Permits
 from heliograph.actors.policy.questions import Questions
+from heliograph.actors.policy.quota import AHEAD_S, KEPT, part_us
 from heliograph.actors.policy.tally import Tally
 from heliograph.actors.ports.board import Desk
-from heliograph.actors.ports.coordination import BreakerRecord, Coordination
+from heliograph.actors.ports.coordination import BreakerRecord, Coordination, Lost, QuotaWord
+from heliograph.actors.sending.budget import Budget
 
 log = structlog.get_logger()
 POLL_S: Final = 0.5
@@ -59,8 +63,15 @@ BUSY_RATE: Final = 1000.0
 REDIS_AWAY_S: Final = 0.5
 PUBLISH_S: Final = 0.1
 MOST_MOVES: Final = 4
+COUNT_S: Final = 5.0
+"""How often, about, what is left of a quota is looked at: others use it too."""
 OVERRUN_S: Final = 1.0
 """A call that took so much longer than a call can take was held up by us: this process stood still meanwhile."""
+
+
+class Spent(Protocol):
+    async def __call__(self, provider: str, *, part_s: float, parts: int) -> Sequence[int]:
+        """`DeliveryLedger.spent`."""
 
 
 class Accord:
@@ -77,6 +88,7 @@ class Accord:
         meters: ProviderMeters,
         *,
         longest_call_s: float,
+        spent: Spent,
         changed: Callable[[], None],
         free_calls: Callable[[], int],
         supervisors: Callable[[], int],
@@ -90,19 +102,23 @@ class Accord:
         self._questions = questions
         self._meters = meters
         self._longest_call_s = longest_call_s
+        self._spent = spent
         self._changed = changed
         self._free_calls = free_calls
         self._supervisors = supervisors
         self._clock = clock
         self._shape = shape(settings.rate, settings.burst)
         self._breaker = Breaker(settings.breaker, longest_call_s=longest_call_s, now_s=clock.boot_s())
+        self._budget = Budget(settings.quota) if settings.quota else None
+        self._recount = Bell()
+        self._quota_told_until_s = -inf
         self._shown = BreakerState.CLOSED
         self._throttle = Pace()
         self._stops = Stops()
         self.permits = Permits()
         self._verdicts: deque[tuple[Permit, Verdict]] = deque()
         self._pause_to_tell_s: float | None = None  # until when; 0.0 lifts it
-        self._completed, self._handled = Tally(PREFETCH_S), Tally(60.0)
+        self._completed, self._handled, self._answered = Tally(PREFETCH_S), Tally(60.0), Tally(60.0)
         self._reserver, self._keeper = Bell(), Bell()
         self._redis_away = False
         self._finishing = False
@@ -129,6 +145,7 @@ class Accord:
     def report(self, in_flight: int) -> ProviderReport:
         now_s, now = self._clock.boot_s(), self._clock.now()
         until_s = self._breaker.until_s(now_s)
+        reserved_until_s = self._stops.until_s(Stop.RESERVED)
         return ProviderReport(
             name=self._name,
             breaker=self._breaker.state(now_s),
@@ -137,9 +154,28 @@ class Accord:
             effective_rate=self._settings.rate * self._share(now_s),
             in_flight=in_flight,
             handled=self._handled.total(now_s),
+            quota_remaining=self._budget.remaining if self._budget else None,
+            quota_until=now + timedelta(seconds=reserved_until_s - now_s) if reserved_until_s > now_s else None,
+            answered=self._answered.total(now_s),
         )
 
+    def crowded(self, now_s: float) -> bool:
+        """The quota is used up, but for the slots in hand: nothing else of what it keeps away can be sent."""
+        return self._stops.until_s(Stop.RESERVED) > now_s
+
+    def surplus(self, now_s: float) -> list[Held]:
+        """Take out what the quota keeps away."""
+        return self._hand.surplus(now_s, urgent=self._stops.until_s(Stop.QUOTA) > now_s)
+
     # ----------------------------------------------------------------------------------------------- facts
+
+    def unused(self, part: int, recipients: int) -> None:
+        """Of a slot that was counted in this part of the quota's window so much is surely not handed over."""
+        if self._budget is None or recipients <= 0:
+            return
+        self._budget.unused(part, recipients)
+        if self.crowded(now_s := self._clock.boot_s()):
+            self._reopen(now_s)
 
     def demanded(self, now_s: float) -> None:
         """There is more to send, or a hand is free again."""
@@ -154,6 +190,7 @@ class Accord:
         self, answers: Sequence[Answer], *, permit: Permit | None, epoch: int, began_s: float, now_s: float
     ) -> None:
         self._completed.add(now_s, len(answers))
+        self._answered.add(now_s, len(answers))
         took_s = now_s - began_s
         evidence = weigh(answers, took_s, self._settings.breaker)
         if evidence is Evidence.BAD and took_s > self._longest_call_s + OVERRUN_S:
@@ -254,7 +291,7 @@ class Accord:
             capacity=calls - granted,
         )
         want, cost = self._hand.wanted(now_s, most=most)
-        if want == 0:
+        if want == 0 or self._kept_away(now_s, urgent=urgent > 0):
             return inf
         got = await self._coordination.reserve(
             self._name,
@@ -262,13 +299,22 @@ class Accord:
             want=want,
             cost=cost,
             horizon_s=HORIZON_S if urgent else ORDINARY_S,
+            quota=None if self._budget is None else self._budget.ask(urgent=urgent > 0),
         )
         now_s = self._clock.boot_s()
         self._redis_is_back()
         self._learn(got.record, now_s)
+        if self._budget is not None and got.quota is not None:
+            part = 0 if isinstance(got.quota, Lost) else got.quota.part
+            slots = tuple(replace(slot, part=part) for slot in got.slots)
+            if self._mind_quota(self._budget, got.quota, urgent=urgent > 0, slots=len(slots), cost=cost):
+                return inf
+            got = replace(got, slots=slots)
         if got.paused_for_s > 0:
             self._wait_for_rate(now_s + got.paused_for_s, now_s)
         if not self.admission(now_s).calls:
+            for slot in got.slots:
+                self.unused(slot.part, cost)
             return inf
         if got.slots:
             self._hand.grant(got.slots, cost)
@@ -277,6 +323,73 @@ class Accord:
             self._wait_for_rate(now_s + got.next_in_s, now_s)
             return inf
         return 0.0 if len(got.slots) == want else max(got.next_in_s, DRY_S)
+
+    # ------------------------------------------------------------------------------------------ the quota
+
+    def _kept_away(self, now_s: float, *, urgent: bool) -> bool:
+        return self._stops.until_s(Stop.QUOTA if urgent else Stop.RESERVED) > now_s
+
+    def _mind_quota(self, budget: Budget, word: QuotaWord | Lost, *, urgent: bool, slots: int, cost: int) -> bool:
+        """True where there is no use in asking again for now."""
+        now_s = self._clock.boot_s()
+        shut = budget.hear(word, urgent=urgent, slots=slots, cost=cost, now_s=now_s)
+        self._show_quota(budget)
+        if budget.lost:
+            self._recount.ring()
+            return True
+        if shut:
+            until_s = budget.reserved_until_s
+            if now_s >= self._quota_told_until_s:
+                self._quota_told_until_s = until_s
+                log.warning(
+                    "provider.quota_used_up",
+                    provider=self._name,
+                    limit=budget.quota.limit,
+                    remaining=budget.remaining,
+                    for_s=round(until_s - now_s, 1),
+                )
+                self._meters.stopped(StopReason.QUOTA)
+            self._stops.put(Stop.RESERVED, until_s)
+            if urgent:
+                self._stops.put(Stop.QUOTA, budget.closed_until_s)
+            self._look_again(now_s)
+        return shut
+
+    async def count(self) -> None:
+        """Know what is left of the quota; where the count is lost, take it from the ledger."""
+        budget = self._budget
+        if budget is None:
+            return
+        while True:
+            wait_s = COUNT_S * (0.5 + self._clock.random.random())
+            try:
+                budget.know(await self._coordination.used(self._name, budget.ask(urgent=True)))
+                if budget.lost:
+                    # A slot of before the loss may still be used: its call is to be in the ledger when we look.
+                    await trio.sleep(AHEAD_S / 2)
+                    ages = await self._spent(self._name, part_s=part_us(budget.quota) / 1e6, parts=KEPT)
+                    await self._coordination.seed(self._name, budget.quota, ages)
+                    budget.know(await self._coordination.used(self._name, budget.ask(urgent=True)))
+                    log.info("provider.quota_counted", provider=self._name, used=sum(ages))
+            except (QueueDown, LedgerDown) as error:
+                log.warning("provider.quota_unknown", provider=self._name, error=str(error))
+                wait_s = REDIS_AWAY_S * (0.5 + self._clock.random.random())
+            self._show_quota(budget)
+            now_s = self._clock.boot_s()
+            if budget.reopened() and self.crowded(now_s):
+                self._reopen(now_s)
+            if self._demand():
+                self._reserver.ring()
+            await self._recount.wait(wait_s)
+
+    def _reopen(self, now_s: float) -> None:
+        self._stops.lift(Stop.RESERVED)
+        self._stops.lift(Stop.QUOTA)
+        self._look_again(now_s)
+
+    def _show_quota(self, budget: Budget) -> None:
+        if budget.remaining is not None:
+            self._meters.remains(budget.remaining)
 
     async def _ask_for_permits(self) -> None:
         """As many as there is to send. Where others have them all, what we hold is given up."""
@@ -426,7 +539,7 @@ class Accord:
         rate = self._settings.rate * self._share(now_s)
         self._meters.rate.set(rate)
         admission = self._breaker.admit(now_s)
-        until_s, why = self._stops.last(now_s) or (-inf, None)
+        until_s, why = self._stops.last(now_s, urgent=True) or (-inf, None)
         breaker_until_s = self._breaker.until_s(now_s)
         if admission is Admission.NO and breaker_until_s is not None and breaker_until_s > until_s:
             until_s, why = breaker_until_s, WaitingFor.BREAKER
@@ -434,6 +547,7 @@ class Accord:
             window=self._window(now_s, rate) if admission is Admission.GO else self._settings.breaker.half_open_permits,
             blocked_until_s=until_s,
             blocked_for=why,
+            spared=self._stops.last(now_s),
         )
 
     def _window(self, now_s: float, rate: float) -> int:

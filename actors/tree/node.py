@@ -24,7 +24,7 @@ from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.metrics.tree import TreeMetrics
 from heliograph.actors.model.errors import StaleGeneration
-from heliograph.actors.model.message import Channel, Message, State
+from heliograph.actors.model.message import Channel, Message, Priority, State
 from heliograph.actors.model.provider import ProviderReport
 from heliograph.actors.model.settings import Config
 from heliograph.actors.operations import Operations
@@ -117,8 +117,12 @@ class Node:
 
     def blocked(self) -> dict[str, Blocked]:
         now_s = self.clock.boot_s()
-        stopped = ((desk.settings.name, desk.blocked(now_s)) for desk in self.board)
-        return {name: Blocked(*why) for name, why in stopped if why is not None}
+        stopped = ((desk, desk.blocked(now_s)) for desk in self.board)
+        return {
+            desk.settings.name: Blocked(*why, spares_urgent=desk.blocked(now_s, Priority.URGENT) is None)
+            for desk, why in stopped
+            if why is not None
+        }
 
     @property
     def reaches_queue(self) -> bool:
@@ -187,8 +191,8 @@ class Node:
         def provider(name: str) -> ProviderActor:
             self._actors[name] = actor = ProviderActor(
                 self.router.settings[name], couriers[name], self.adapters.coordination, journal.ref,
-                self.board.desk(name), supervisors=lambda: self.peers.alive, clock=clock, metrics=metrics,
-                bulk_share=settings.bulk_share,
+                self.board.desk(name), spent=ledger.spent, supervisors=lambda: self.peers.alive, clock=clock,
+                metrics=metrics, bulk_share=settings.bulk_share,
             )  # fmt: skip
             return actor
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 import trio
 
 from heliograph.actors.model.errors import QueueDown
-from heliograph.actors.model.provider import BreakerState
+from heliograph.actors.model.provider import BreakerState, Quota
 from heliograph.actors.policy.bucket import HORIZON_S, BucketShape, shape
-from heliograph.actors.ports.coordination import BreakerRecord, Coordination, Reservation, Verdict
+from heliograph.actors.policy.quota import KEPT, PARTS
+from heliograph.actors.ports.coordination import (
+    LOST,
+    BreakerRecord,
+    Coordination,
+    QuotaAsk,
+    QuotaWord,
+    Reservation,
+    Verdict,
+)
 from tests.support.eventually import eventually
 
 QUICK: Final = BucketShape(0.001, 5.0)
@@ -62,7 +72,126 @@ def worst_excess(moments: list[float], rate: float) -> float:
     return worst
 
 
-class CoordinationSuite:
+QUOTA: Final = Quota(10, 3600.0)
+FRESH: Final = BucketShape(0.0001, 100.0)
+
+
+async def within(coordination: Coordination, quota: Quota = QUOTA, *, want: int = 4, **more: object) -> Reservation:
+    """Slots from a bucket that never runs dry, within the quota."""
+    fields: dict[str, Any] = {"allowed": quota.limit, **more}
+    cost = fields.pop("cost", 1)
+    ask = QuotaAsk(quota, **fields)
+    return await coordination.reserve("p", FRESH, want=want, cost=cost, horizon_s=HORIZON_S, quota=ask)
+
+
+async def counted(world: CoordinationWorld, *names: str, quota: Quota = QUOTA) -> list[Coordination]:
+    """Coordinations of supervisors, with a full bucket and nothing used of the quota."""
+    made = [await world.coordination(name) for name in names]
+    await made[0].seed("p", quota, [])
+
+    async def opens_at_once() -> bool:
+        found = await made[0].reserve("p", FRESH, want=1, cost=1, horizon_s=HORIZON_S)
+        return any(s.opens_s < world.boot_s() + 0.02 for s in found.slots)
+
+    await eventually(opens_at_once)
+    return made
+
+
+def used(reservation: Reservation) -> int:
+    assert isinstance(reservation.quota, QuotaWord)
+    return reservation.quota.used
+
+
+class QuotaSuite:
+    async def test_without_a_count_nobody_gets_a_slot_until_one_is_given(self, world: CoordinationWorld):
+        (first,) = await counted(world, "a", quota=Quota(10, 60.0))
+        assert await first.used("p", QuotaAsk(QUOTA, 0)) is LOST
+        lost = await within(first)
+        assert (lost.slots, lost.quota) == ((), LOST)
+        await first.seed("p", QUOTA, [3, 0, 4])
+        second = await world.coordination("b")
+        await second.seed("p", QUOTA, [])
+        assert await second.used("p", QuotaAsk(QUOTA, 0)) == 7
+        told = await within(second, want=8)
+        assert (len(told.slots), used(told)) == (3, 10)
+
+    async def test_the_quota_is_one_for_all_and_never_exceeded(self, world: CoordinationWorld):
+        first, second = await counted(world, "a", "b")
+        assert used(await within(first, want=6)) == 6
+        told = await within(second, want=6)
+        assert (len(told.slots), used(told)) == (4, 10)
+        shut = await within(first, want=6)
+        assert shut.slots == ()
+        assert isinstance(shut.quota, QuotaWord)
+        assert QUOTA.window_s < shut.quota.opens_in_s <= QUOTA.window_s * (1 + 2 / PARTS) + 5
+
+    async def test_recipients_are_counted_and_not_calls(self, world: CoordinationWorld):
+        (coordination,) = await counted(world, "a")
+        told = await within(coordination, cost=4)
+        assert (len(told.slots), used(told)) == (2, 8)
+        assert len((await within(coordination, cost=1)).slots) == 2
+
+    async def test_a_part_can_be_kept_for_others(self, world: CoordinationWorld):
+        first, second = await counted(world, "a", "b")
+        assert len((await within(first, want=20, allowed=8)).slots) == 8
+        assert (await within(second, want=20, allowed=8)).slots == ()
+        assert len((await within(second, want=20)).slots) == 2
+
+    async def test_what_was_not_used_can_be_given_back(self, world: CoordinationWorld):
+        (coordination,) = await counted(world, "a")
+        told = await within(coordination, want=10)
+        assert isinstance(told.quota, QuotaWord)
+        assert told.quota.counted == 10
+        again = await within(coordination, want=10, unused={told.quota.part: 3, told.quota.part - KEPT: 5})
+        assert (len(again.slots), used(again)) == (3, 10)
+        assert await coordination.used("p", QuotaAsk(QUOTA, 0, {told.quota.part: 4})) == 6
+
+    async def test_a_paused_provider_uses_nothing_up(self, world: CoordinationWorld):
+        (coordination,) = await counted(world, "a")
+        await coordination.pause("p", for_s=60.0)
+        told = await within(coordination)
+        assert (told.slots, used(told)) == ((), 0)
+
+    @pytest.mark.parametrize("loss", ["flush", "replace"])
+    async def test_a_server_that_lost_its_count_says_so(self, world: CoordinationWorld, loss: str):
+        (coordination,) = await counted(world, "a")
+        await within(coordination)
+        await (world.flush() if loss == "flush" else world.replace())
+        with suppress(QueueDown):
+            await coordination.record("p")  # the connection to the former one is gone
+        assert await coordination.used("p", QuotaAsk(QUOTA, 0)) is LOST
+        assert (await within(coordination)).quota is LOST
+
+    async def test_no_window_holds_more_than_the_quota(self, world: CoordinationWorld):
+        quota = Quota(30, 0.5)
+        calls: list[float] = []
+
+        async def work(coordination: Coordination) -> None:
+            unused: dict[int, int] = {}
+            while True:
+                told = await within(coordination, quota, want=7, unused=unused)
+                assert isinstance(told.quota, QuotaWord)
+                unused = {}
+                for number, slot in enumerate(told.slots):
+                    if number % 3 == 2:
+                        unused[told.quota.part] = unused.get(told.quota.part, 0) + 1
+                        continue
+                    await trio.sleep(max(0.0, slot.opens_s - world.boot_s()))
+                    calls.append(world.boot_s())
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            for coordination in await counted(world, "a", "b", "c", quota=quota):
+                nursery.start_soon(work, coordination)
+            await trio.sleep(4)
+            nursery.cancel_scope.cancel()
+        calls.sort()
+        for index, moment in enumerate(calls):
+            assert sum(1 for later in calls[index:] if later < moment + quota.window_s) <= quota.limit
+        assert len(calls) > 2 * quota.limit
+
+
+class CoordinationSuite(QuotaSuite):
     async def test_a_bucket_that_is_missing_counts_as_just_spent(self, world: CoordinationWorld):
         coordination = await world.coordination("a")
         first = await ask(coordination)

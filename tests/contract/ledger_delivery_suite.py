@@ -668,6 +668,43 @@ class WaitingSuite:
         assert await count(SMS_NORMAL, older_than_s=0, limit=2) == 2
         assert [await count(lane, older_than_s=0, limit=9) for lane in LANES if lane != SMS_NORMAL] == [0] * 5
 
+    async def test_what_a_provider_was_handed_is_counted_by_age_and_in_recipients(self, world: LedgerWorld) -> None:
+        async def spent() -> list[int]:
+            return list(await world.ledger.delivery.spent("p1", part_s=100.0, parts=4))
+
+        assert await spent() == [0, 0, 0, 0]
+        copies = EmailContent(subject="s", text="t", cc=("b@shop.in", "c@shop.in"), bcc=("d@shop.in",))
+        await world.sent(to="a@shop.in", content=copies)
+        await world.advance(250)
+        await world.failed()
+        await world.failed(provider="p2")
+        again = await world.queued()
+        await world.finish(await world.claim(again), DEFERRED, AGAIN)
+        assert await spent() == [2, 0, 4, 0]
+        await world.claim(again)
+        await world.claim(await world.queued(), provider="p2")
+        assert await spent() == [3, 0, 4, 0]
+        await world.advance(150)
+        assert await spent() == [1, 2, 0, 0]
+
+    async def test_it_is_known_whom_another_provider_has_lately_written_to(self, world: LedgerWorld) -> None:
+        async def elsewhere(provider: str = "p1", within_s: float = DAY_S) -> set[str]:
+            ids = [message.id for message in refused]
+            return await world.ledger.delivery.accepted_elsewhere(ids, provider, within_s=within_s)
+
+        await world.sent(to="+919876543210")  # by p1
+        await world.failed(to="+919876543211", provider="p2")
+        old = await world.queued(to="+919876543212")
+        await world.finish(await world.claim(old, "p2"), ACCEPTED, SENT, provider="p2")
+        await world.advance(7200)
+        new = await world.queued(to="+919876543213")
+        await world.finish(await world.claim(new, "p2"), ACCEPTED, SENT, provider="p2")
+        refused = [await world.failed(to=f"+91987654321{n}") for n in range(5)]
+        assert await elsewhere() == {refused[2].id, refused[3].id}
+        assert await elsewhere(within_s=3600.0) == {refused[3].id}
+        assert await elsewhere("p2") == {refused[0].id}
+        assert await world.ledger.delivery.accepted_elsewhere(["msg_none"], "p1", within_s=DAY_S) == set()
+
 
 class ReadingSuite:
     async def test_a_message_is_its_tenants_own(self, world: LedgerWorld) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,8 +14,9 @@ import trio
 from heliograph.actors.kernel.clock import SystemClock
 from heliograph.actors.model.errors import QueueDown
 from heliograph.actors.policy.bucket import HORIZON_S, reserve, shape
+from heliograph.actors.policy.quota import KEPT, seeded
 from heliograph.actors.ports.coordination import Coordination
-from heliograph.actors.queue.coordination import RESERVE, open_coordination
+from heliograph.actors.queue.coordination import RESERVE, SEED, USED, open_coordination
 from tests.contract.coordination_suite import CoordinationSuite, ask, filled
 from tests.support.redis_world import RedisWorld
 from tests.support.services import RedisServer
@@ -57,14 +59,58 @@ def test_the_script_and_the_policy_give_the_same_numbers_out(redis_url: str, see
             before = client.get(keys[3])
             forget = draw.random() < 0.1
             numbers = [bucket.interval_s * 1e6, bucket.burst, want, horizon_us, cost, HORIZON_S * 1e6, int(forget)]
-            _, now_us, _, next_us, slots = script(keys, [repr(number) for number in numbers])
+            _, now_us, _, next_us, slots, quota = script(keys, [repr(number) for number in numbers])
             level_us = None if forget or before is None else int(before)
             expected = reserve(level_us, int(now_us), bucket, want=want, cost=cost, horizon_us=horizon_us)
             assert [int(slot) for slot in slots.split()] == list(expected.slots_us)
-            assert int(next_us) == expected.next_us
+            assert (int(next_us), quota) == (expected.next_us, "")
             assert client.get(keys[3]) == str(expected.level_us)
             slots_seen += len(expected.slots_us)
     assert slots_seen > 100
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_scripts_and_the_policy_turn_a_ring_alike(redis_url: str, seed: int):
+    draw, length = random.Random(seed), 2000  # so short that each call finds another part
+    keys = [*(f"heliograph:{kind}:{{p}}" for kind in ("breaker", "permits", "pause", "bucket")), f"quota:{seed}"]
+    plenty = [repr(number) for number in (0.001, 1e6, 20, HORIZON_S * 1e6)]
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.delete(*keys)
+        reserve_slots, seed_ring, read = map(client.register_script, (RESERVE.text, SEED.text, USED.text))
+        assert reserve_slots(keys, [*plenty, 1, 0, 0, length, 9, ""])[-1] == "lost"
+        ages = [draw.randrange(5) for _ in range(120)]
+        before_us, _, after_us = _now_us(client), seed_ring(keys, [length, " ".join(map(str, ages))]), _now_us(client)
+        part = int(client.hget(keys[4], "at"))
+        assert before_us // length <= part <= after_us // length
+        ring = seeded(length, part * length, ages)
+        assert ring.total == sum(ages[:KEPT]) == int(client.hget(keys[4], "total"))
+        held = bound = 0
+        for _ in range(400):
+            cost, allowed = draw.randrange(1, 5), draw.randrange(1, 200)
+            given = {ring.at - draw.randrange(150): 1} if draw.random() < 0.2 else {}
+            given = {p: n for p, n in given.items() if p <= ring.at - KEPT or ring.counts[p % KEPT] >= n}
+            unused = " ".join(f"{p} {n}" for p, n in given.items())
+            _, now_us, _, _, slots, word = reserve_slots(keys, [*plenty, cost, 0, 0, length, allowed, unused])
+            ring.turn(int(now_us))
+            for p, n in given.items():
+                ring.give_back(p, n)
+            room = ring.room(allowed, cost)
+            ring.take(len(slots.split()) * cost)
+            assert len(slots.split()) == min(20, room)
+            used, at, opens_us = map(int, word.split())
+            assert (used, at) == (ring.total, ring.at)
+            assert opens_us == (ring.opens_us(allowed, cost) if room < 20 else 0)
+            held, bound = held + len(slots.split()), bound + (room < 20)
+            if draw.random() < 0.1:
+                time.sleep(draw.choice([0.001, 0.05, 0.3]))
+        assert read(keys, [length, ""]) <= ring.total
+        assert held > 20
+        assert bound > 20
+
+
+def _now_us(client: redis.Redis) -> int:
+    seconds, microseconds = client.time()
+    return int(seconds) * 10**6 + int(microseconds)
 
 
 async def test_a_server_started_on_an_older_file_gives_no_slot_that_was_used_before():

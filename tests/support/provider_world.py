@@ -99,10 +99,9 @@ class Node:
         world = self.world
         while True:
             group: list[Tracked] = []
-            blocked = self.desk.blocked(world.clock.boot_s()) is not None
-            while world.waiting and not blocked and len(group) < 256:
+            while world.waiting and len(group) < 256:
                 priority = world.waiting[0].message.priority
-                if self.desk.room(priority) <= 0:
+                if self.desk.blocked(world.clock.boot_s(), priority) or self.desk.room(priority) <= 0:
                     break
                 self.desk.enter(priority)
                 group.append(world.waiting.popleft())
@@ -159,10 +158,21 @@ class World:
             MemoryCoordination(self.redis),
             node,
             node.desk,
+            spent=self.spent,
             supervisors=lambda: len(self.nodes),
             clock=self.clock,
             metrics=metrics,
         )
+
+    async def spent(self, provider: str, *, part_s: float, parts: int) -> list[int]:
+        """As a ledger in which every call is written down as it is made."""
+        await trio.lowlevel.checkpoint()
+        ages = [0] * parts
+        for handed in self.handed:
+            age = int((self.clock.boot_s() - handed.at_s) / part_s)
+            if age < parts:
+                ages[age] += handed.recipients
+        return ages
 
     def wait_to_be_sent(self, count: int, priority: Priority = Priority.NORMAL) -> None:
         self.waiting.extend(tracked(a_message(priority=priority)) for _ in range(count))

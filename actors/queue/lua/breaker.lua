@@ -1,6 +1,7 @@
 -- Stands before each script of the coordination. Times are microseconds of Redis' clock.
 -- KEYS  1 a provider's breaker record (epoch, state, since, until, openings, successes, failures)
 --       2 its half-open permits by the time they run out   3 its pause, which runs out by itself   4 its bucket
+--       5 the ring of its quota, where it has one
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
