@@ -100,6 +100,12 @@ LOST: Final[Mapping[Loss, Verdict]] = {
         cure="check base_url, the clock and the trusted authorities of this machine",
         source="RFC 9110, 4.3.4",
     ),
+    Loss.UNREADY: Verdict(
+        outcome=Outcome.MISCONFIGURED,
+        meaning="there are no credentials to call with; nothing was sent",
+        cure="configure credentials, or let this machine have them",
+        source="each provider's own rules of authentication",
+    ),
     Loss.UNANSWERED: Verdict(
         outcome=Outcome.UNKNOWN,
         meaning="no answer came; it may have been sent",

@@ -31,7 +31,8 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`credentials` are alternatives: one of the sets must be given whole. `batch` is the most messages of one call.
+    """`credentials` are alternatives: one of the sets must be given whole, and none in part. `batch` is the most
+    messages of one call.
 
     `base_url` is None for kinds that are reached by host and port, or not at all. `explain` says what an answer
     (status, body) means, by the kind's own table; ValueError where there is no such status. `receipts` builds the
@@ -61,13 +62,14 @@ class Kind:
 
     def _check_credentials(self, settings: ProviderSettings) -> None:
         given = settings.credentials
-        known = [*(name for names in self.credentials for name in names), *self.optional_credentials]
+        known = {*(name for names in self.credentials for name in names), *self.optional_credentials}
         for name, value in given.items():
             if name not in known:
                 raise fault(settings, f"credentials.{name}", f"unknown key{nearest(name, known)}")
             if not _PRINTABLE.fullmatch(value):
                 raise fault(settings, f"credentials.{name}", "empty, or with characters that no credential has")
-        if any(all(name in given for name in names) for names in self.credentials):
+        whole = [names for names in self.credentials if all(name in given for name in names)]
+        if whole and set(given) <= {*self.optional_credentials, *(name for names in whole for name in names)}:
             return
         best = max(self.credentials, key=lambda names: sum(name in given for name in names))
         missing = next(name for name in best if name not in given)

@@ -42,7 +42,7 @@ def sign(
     """The headers to send with the request, beside `host`, which is signed and must be sent as it is given here.
 
     `timestamp` is `YYYYMMDDTHHMMSSZ`, within five minutes of the provider's clock. `path` is as sent (encoded once):
-    it is encoded once more here, as every service but S3 wants it. `query` is not encoded yet.
+    it is normalised and encoded once more here, as every service but S3 wants it. `query` is not encoded yet.
     """
     headers = {"host": host, "x-amz-date": timestamp}
     if content_type is not None:
@@ -54,7 +54,7 @@ def sign(
     canonical = "\n".join(
         (
             method,
-            quote(path, safe="/" + _UNRESERVED),
+            quote(_normal(path), safe="/" + _UNRESERVED),
             canonical_query(query),
             *(f"{name}:{headers[name].strip()}" for name in names),
             "",
@@ -79,6 +79,17 @@ def canonical_query(query: Sequence[tuple[str, str]]) -> str:
     """
     pairs = sorted((quote(name, safe=_UNRESERVED), quote(value, safe=_UNRESERVED)) for name, value in query)
     return "&".join(f"{name}={value}" for name, value in pairs)
+
+
+def _normal(path: str) -> str:
+    """Without `//`, `.` and `..`, and at least `/`."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
 
 
 @lru_cache(maxsize=64)

@@ -87,6 +87,7 @@ class Loss(Enum):
 
     NOT_SENT = auto()  # not a byte of the body was written: the provider cannot have acted
     UNTRUSTED = auto()  # nothing was written, since the certificate does not verify
+    UNREADY = auto()  # nothing was written, since we have no credentials to call with
     UNANSWERED = auto()  # written, maybe in part: nobody knows
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
-from heliograph.providers import KINDS, explain, fast2sms, ses
+from heliograph.providers import KINDS, explain, fast2sms
 from heliograph.providers.bulksms import answers as bulksms
 from heliograph.providers.bulksms.requests import deduplication_id
 from heliograph.providers.http import HttpCourier
 from heliograph.providers.sendgrid import answers as sendgrid
+from heliograph.providers.ses import answers as ses
 from heliograph.providers.wire import WireAnswer
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, a_message, an_email
@@ -69,7 +70,7 @@ WORDS = st.sampled_from(
     [
         "return", "request_id", "status_code", "message", "wallet", "id", "status", "type", "subtype", "errors",
         "userSuppliedId", "field", "MessageId", "__type", "code", "SendQuota", "SendingEnabled", "detail", "title",
-        "credits", "scopes", "quota", "balance", "Message",
+        "credits", "scopes", "quota", "balance", "Message", "BulkEmailEntryResults", "Status",
     ]
 )  # fmt: skip
 LIKELY = st.recursive(
@@ -84,8 +85,6 @@ ANSWERS = st.builds(WireAnswer, status=STATUSES, headers=HEADERS, body=BODIES, w
 
 @given(kind=st.sampled_from(sorted(COURIERS)), came=ANSWERS, number=st.integers(1, 3))
 def test_no_answer_is_an_error_and_every_call_gets_its_own(kind: str, came: WireAnswer, number: int) -> None:
-    if kind == "ses":
-        number = 1
     answers = COURIERS[kind].classify(calls_of(kind, number), came)
     assert len(answers) == number
     for answered in answers:
@@ -157,7 +156,7 @@ def test_a_success_is_accepted_whole_and_unknown_when_it_broke_off(
 @pytest.mark.parametrize("kind", sorted(COURIERS))
 def test_rows_tell_what_to_do_and_whence_they_are_known(kind: str) -> None:
     modules: dict[str, Sequence[Any]] = {
-        "ses": list(ses.ERRORS.values()),
+        "ses": [*ses.ERRORS.values(), *ses.ENTRIES.values()],
         "sendgrid": [row.verdict for row in sendgrid.ROWS],
         "bulksms": [row.verdict for row in bulksms.ROWS] + list(bulksms.FAILED.values()),
         "fast2sms": list(fast2sms.CODES.values()),
@@ -303,13 +302,16 @@ SES: list[tuple[int, str, str, Outcome, float | None]] = [
         for name in (
             "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException",
             "SignatureDoesNotMatch", "MissingAuthenticationTokenException", "IncompleteSignature", "OptInRequired",
-            "ExpiredTokenException", "ExpiredToken", "RequestExpired", "NeverHeardOfIt",
+            "ExpiredTokenException", "ExpiredToken", "RequestExpired", "RequestTimeTooSkewed", "NeverHeardOfIt",
+            "MissingAuthenticationToken", "IncompleteSignatureException",
         )
     ],
     (413, "RequestEntityTooLarge", "x", R, None),
     (500, "InternalServiceErrorException", "x", D, None),
     (500, "InternalFailure", "x", D, None),
+    (500, "InternalServerException", "x", D, None),
     (500, "ConcurrentModificationException", "x", D, None),
+    (503, "ServiceUnavailableException", "x", D, None),
     (503, "ServiceUnavailable", "x", D, None),
     (409, "ConflictException", "x", D, None),
     (400, "InvalidParameterValue", "Missing domain", R, None),
