@@ -33,7 +33,7 @@ from heliograph.providers.verdicts import Finding
 from heliograph.providers.wire import MIB, Transport, WireAnswer, WireFailure, WireRequest
 
 BASE_URL: Final = "https://api.bulksms.com"
-SECOND_LOOK_S: Final = 2.0
+SECOND_LOOK_S: Final = 0.5  # a question has to be answered within the send window
 MOST_REPEATS: Final = 10_000
 REPEATED_FOR_S: Final = 600.0
 

@@ -10,10 +10,11 @@ import pytest
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
+from heliograph.actors.model.settings import DeliverySettings
 from heliograph.actors.ports.courier import Allowance, Measured
 from heliograph.providers import KINDS
 from heliograph.providers.bulksms.answers import FAILED, FAILED_SOMEHOW, ROWS, TAKEN, judge
-from heliograph.providers.bulksms.courier import BulkSmsCourier
+from heliograph.providers.bulksms.courier import SECOND_LOOK_S, BulkSmsCourier
 from heliograph.providers.bulksms.receipts import EFFECTS, MEANINGS
 from heliograph.providers.bulksms.requests import deduplication_id
 from tests.conformance.cases import fixtures
@@ -201,6 +202,10 @@ async def test_a_lost_answer_is_asked_for() -> None:
         assert (await sent(courier, dropped))[0].outcome is Outcome.UNKNOWN
         assert await courier.ask(taken) is Settled.ACCEPTED
         assert await courier.ask(dropped) is Settled.NOT_SENT
+
+
+def test_two_looks_fit_into_the_time_that_a_question_has() -> None:
+    assert DeliverySettings().send_window_s / 2 >= SECOND_LOOK_S
 
 
 async def test_a_lost_refusal_is_asked_for() -> None:
