@@ -58,7 +58,8 @@ def verdict_of(settings: ProviderSettings, *, status: int, code: str | None, tex
     rule = first(settings.answers, status=status, code=code, text=text)
     if rule is None:
         return None
-    return verdict(rule, f"{settings.name}: [[providers.answers]], row {settings.answers.index(rule) + 1}")
+    row = settings.answers.index(rule) + 1
+    return verdict(rule, f"the configuration: [[providers.answers]] of {settings.name}, row {row}")
 
 
 def refuses_all(rule: AnswerRule) -> bool:

@@ -124,7 +124,7 @@ def test_a_configurations_own_rows_come_before_the_table(tmp_path: Path, capsys:
         "outcome": "deferred",
         "meaning": "their directory is being moved",
         "cure": "nothing: tried again",
-        "source": "ours: [[providers.answers]], row 1",
+        "source": "the configuration: [[providers.answers]] of ours, row 1",
     }
     for others in (["smtp", "550", "5.1.1 mailbox disabled"], ["gmail", *reply]):
         assert main.run(["classify", *others, "--config", str(file)]) == 0

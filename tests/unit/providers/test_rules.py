@@ -148,7 +148,7 @@ def test_a_row_that_asks_nothing_but_the_status_explains_all_but_a_success(
         assert verdict == own
     else:
         assert (verdict.outcome, verdict.meaning, verdict.cure) == (outcome, "m", "c")
-        assert verdict.source == "mine: [[providers.answers]], row 1"
+        assert verdict.source == "the configuration: [[providers.answers]] of mine, row 1"
 
 
 @pytest.mark.parametrize("kind", ["smtp", "gmail"])
