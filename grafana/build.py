@@ -429,7 +429,13 @@ def _providers() -> list[AnyPanel]:
             "What a provider's quota still allows, for those that have one.",
             units.Short,
             {"{{provider}}": f"min by (provider) (heliograph_provider_quota_remaining{{{HERE}}})"},
-            span=WHOLE_ROW,
+        ),
+        lines(
+            "Stops",
+            "Stops for more than a passing fault: the account is refused, the quota is used up, or good recipients are "
+            "rejected.",
+            units.Short,
+            {"{{provider}}: {{reason}}": increase("provider_stops_total", "provider, reason")},
         ),
     ]
 

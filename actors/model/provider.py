@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from heliograph.actors.model.attempt import Outcome, Scope
+from heliograph.actors.model.duration import parse_duration
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.word import Word
 
@@ -56,6 +57,26 @@ class Quota:
 
     limit: int
     window_s: float
+
+
+WINDOWS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+LONGEST_WINDOW_S: Final = 31 * 86_400.0
+QUOTA_PATTERN: Final = r"^[1-9][0-9]{0,11}/(second|minute|hour|day|([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$"
+
+
+def parse_quota(text: str) -> Quota:
+    """ValueError says how one is written.
+
+    >>> parse_quota("50000/day"), parse_quota("200/10m")
+    (Quota(limit=50000, window_s=86400.0), Quota(limit=200, window_s=600.0))
+    """
+    if not re.fullmatch(QUOTA_PATTERN, text):
+        raise ValueError('should be recipients and a length of time, such as "50000/day", "100/minute" or "200/10m"')
+    limit, _, window = text.partition("/")
+    window_s = WINDOWS_S[window] if window in WINDOWS_S else parse_duration(window)
+    if not 1.0 <= window_s <= LONGEST_WINDOW_S:
+        raise ValueError("should be over a length of time from 1s to 31d")
+    return Quota(int(limit), window_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,14 @@ from typing import Final
 
 import trio
 
-from heliograph.actors.model.message import Message, Standing, State, WaitingFor
+from heliograph.actors.model.message import Message, Priority, Standing, State, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport, ProviderSettings
 from heliograph.actors.ports.ledger import MessageView, Peer
 from heliograph.gateway.api.answers import waiting_answer
 from heliograph.gateway.api.schemas import (
     BreakerAnswer,
     ProviderAnswer,
+    QuotaAnswer,
     ReportAnswer,
     SupervisorAnswer,
     WaitingAnswer,
@@ -26,7 +27,7 @@ from heliograph.gateway.api.schemas import (
 from heliograph.gateway.services import Services
 
 FRESH_S: Final = 1.0
-BLOCKS: Final = (WaitingFor.PAUSED, WaitingFor.BREAKER, WaitingFor.RATE)
+BLOCKS: Final = (WaitingFor.PAUSED, WaitingFor.BREAKER, WaitingFor.RATE, WaitingFor.QUOTA)
 """Of these the cluster knows the end better than whoever put the message off until its next look."""
 
 
@@ -77,10 +78,18 @@ class Cluster:
                 "burst": settings.burst,
                 "effective_rate": min((r.effective_rate for r in reports), default=settings.rate),
             },
-            "quota": None,
+            "quota": self._quota(settings),
             "in_flight": sum(r.in_flight for r in reports),
             "share": handled[settings.name] / whole if whole else 0.0,
         }
+
+    def _quota(self, settings: ProviderSettings) -> QuotaAnswer | None:
+        """By the supervisor that has seen the least left."""
+        if settings.quota is None:
+            return None
+        told = [r.quota_remaining for r in self._reports(settings.name) if r.quota_remaining is not None]
+        limit = settings.quota.limit
+        return {"limit": limit, "remaining": min([limit, *told])}
 
     def supervisors(self) -> list[SupervisorAnswer]:
         return [
@@ -95,38 +104,41 @@ class Cluster:
 
     def waiting(self, view: MessageView, candidates: Sequence[str]) -> WaitingAnswer | None:
         """What a message waits for; `candidates` are those that could ever take it."""
-        standing = view.standing
+        standing, priority = view.standing, view.message.priority
         match standing.state:
             case State.SCHEDULED:
                 return waiting_answer(WaitingFor.SEND_AT, None, view.message.send_at or standing.due_at)
             case State.QUEUED if standing.due_at > self.now and standing.waiting_for is not None:
                 noted = waiting_answer(standing.waiting_for, standing.waiting_provider, standing.due_at)
-                return (standing.waiting_for in BLOCKS and self._blocked(candidates)) or noted
+                return (standing.waiting_for in BLOCKS and self._blocked(candidates, priority)) or noted
             case State.QUEUED:
-                return self._blocked(candidates) or _noted(standing)
+                return self._blocked(candidates, priority) or _noted(standing)
             case _:
                 return None
 
-    def _blocked(self, candidates: Sequence[str]) -> WaitingAnswer | None:
+    def _blocked(self, candidates: Sequence[str], priority: Priority) -> WaitingAnswer | None:
         """None as soon as one candidate could be asked; else the first of them to come back."""
         if not candidates:
             return waiting_answer(WaitingFor.PROVIDER, None, None)
         blocks: list[tuple[bool, datetime, WaitingAnswer]] = []
         for name in candidates:
-            block = self._block(name)
+            block = self._block(name, priority)
             if block is None:
                 return None
             until = block["until"]
             blocks.append((until is None, until or self.now, block))
         return min(blocks, key=lambda b: b[:2])[2]
 
-    def _block(self, name: str) -> WaitingAnswer | None:
+    def _block(self, name: str, priority: Priority) -> WaitingAnswer | None:
         pause = self.pause(name)
         if pause is not None:
             return waiting_answer(WaitingFor.PAUSED, name, pause.until)
         breaker = self.breaker(name)
         if breaker["state"] == "open":
             return waiting_answer(WaitingFor.BREAKER, name, breaker["until"])
+        used_up = [r for r in self._reports(name) if r.quota_until is not None and r.quota_until > self.now]
+        if used_up and (priority is not Priority.URGENT or not any(r.quota_remaining for r in used_up)):
+            return waiting_answer(WaitingFor.QUOTA, name, max(r.quota_until for r in used_up if r.quota_until))
         return None
 
     def _forced(self, provider: str) -> ForcedBreaker | None:

@@ -496,8 +496,8 @@ class LimiterAnswer(TypedDict):
 
 
 class QuotaAnswer(TypedDict):
-    limit: float
-    remaining: float
+    limit: int
+    remaining: int
 
 
 class ProviderAnswer(TypedDict):

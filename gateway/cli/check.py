@@ -14,6 +14,7 @@ import trio
 import typer
 
 from heliograph.actors.model.attempt import Outcome
+from heliograph.actors.model.duration import format_duration
 from heliograph.actors.model.errors import HeliographError
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import JsonFlag
@@ -21,7 +22,7 @@ from heliograph.gateway.cli.state import DEFAULT_FOLDER, Folder
 from heliograph.gateway.cli.system import ConfigFile
 
 if TYPE_CHECKING:
-    from heliograph.actors.model.provider import ProviderSettings
+    from heliograph.actors.model.provider import ProviderSettings, Quota
     from heliograph.actors.model.settings import Config
 
 LATENESS_S: Final = 0.02
@@ -88,9 +89,11 @@ async def _all(config: Config, live: bool, deep: bool) -> list[Line]:
     ]
     lines += await _blocking("postgres", lambda: list(_postgres(config.postgres_url)))
     lines += await _blocking("redis", lambda: list(_redis(config.redis_url)))
+    kept = config.retention
+    kept_s = min(kept.metadata_s, kept.content_s, config.dead_letters.archive_after_s)
     answers = await _live([p for p in config.providers if not p.test_only]) if live else {}
     for provider in config.providers:
-        lines += _provider(provider)
+        lines += _provider(provider, kept_s)
         if provider.name in answers:
             lines.append(answers[provider.name])
     if deep:
@@ -172,7 +175,7 @@ def _redis_settings(settings: dict[str, Any]) -> Iterator[Line]:
         yield Line("redis persistence", Status.WARNING, detail, "CONFIG SET appendonly yes")
 
 
-def _provider(provider: ProviderSettings) -> Iterator[Line]:
+def _provider(provider: ProviderSettings, kept_s: float) -> Iterator[Line]:
     name = f"provider {provider.name}"
     kept_for = " (for test keys only)" if provider.test_only else ""
     yield Line(name, Status.OK, f"{provider.kind}, {provider.channel}, credentials complete{kept_for}")
@@ -180,6 +183,26 @@ def _provider(provider: ProviderSettings) -> Iterator[Line]:
     if provider.burst < least:
         detail = f"with a burst of {provider.burst:g} its rate of {provider.rate:g} is not reached"
         yield Line(name, Status.WARNING, detail, f"set burst to {least:g} or more, if the provider allows it")
+    if provider.quota is not None:
+        yield from _quota(provider, provider.quota, kept_s)
+
+
+def _quota(provider: ProviderSettings, quota: Quota, kept_s: float) -> Iterator[Line]:
+    name = f"provider {provider.name} quota"
+    per_window = f"{quota.limit} in {format_duration(quota.window_s)}"
+    most = provider.rate * quota.window_s + provider.burst
+    if quota.limit < provider.burst:
+        detail = f"{per_window} is less than its burst of {provider.burst:g}: one burst uses it up"
+        yield Line(name, Status.WARNING, detail, "set burst to a small part of the quota")
+    elif quota.limit >= most:
+        detail = f"{per_window} is more than its rate ever hands over ({most:g})"
+        yield Line(name, Status.WARNING, detail, "is the rate right? leave the quota out if it is")
+    else:
+        yield Line(name, Status.OK, per_window)
+    if quota.window_s > kept_s:
+        detail = f"its window is longer than messages are kept ({format_duration(kept_s)})"
+        mend = "set retention.metadata, retention.content and dead_letters.archive_after to the window or more"
+        yield Line(name, Status.WARNING, f"{detail}: were Redis lost, it would be counted too low", mend)
 
 
 async def _live(providers: Sequence[ProviderSettings]) -> dict[str, Line]:

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from heliograph.actors.model.duration import format_duration
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
-from heliograph.actors.model.provider import AnswerRule, BreakerSettings, ProviderSettings, RouteRule
+from heliograph.actors.model.provider import AnswerRule, BreakerSettings, ProviderSettings, RouteRule, parse_quota
 from heliograph.actors.model.settings import (
     Config,
     DeadLetterSettings,
@@ -256,7 +256,6 @@ _LATER: Final[tuple[tuple[Path_, Callable[[object], bool]], ...]] = (
     (("gateway", "http_server"), lambda value: value == "fast"),
     (("delivery", "http_client"), lambda value: value == "fast"),
     (("retention", "archive"), _differs("partition")),
-    (("providers", "*", "quota"), _differs()),
     (("providers", "*", "receipts"), _differs()),
 )
 """Keys, or values of keys, that the public contract names and this version does not have."""
@@ -423,6 +422,7 @@ def _provider(table: schema.Provider) -> ProviderSettings:
         priority=table.priority,
         rate=table.usual_rate,
         burst=table.usual_burst,
+        quota=None if table.quota is None else parse_quota(table.quota),
         weight=table.weight,
         base_url=table.base_url,
         host=table.host,

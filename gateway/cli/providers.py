@@ -12,7 +12,7 @@ from heliograph.gateway.cli.output import CommandMisused, JsonFlag
 
 HEAD: Final = (
     *("name", "kind", "channel", "priority", "weight", "breaker", "until"),
-    *("rate", "effective", "in flight", "share", "paused"),
+    *("rate", "effective", "quota left", "in flight", "share", "paused"),
 )
 
 STATES: Final = ("open", "closed", "auto")
@@ -57,6 +57,7 @@ def _row(found: dict[str, Any]) -> list[object]:
         state["until"],
         limiter["rate"],
         limiter["effective_rate"],
+        found["quota"] and found["quota"]["remaining"],
         found["in_flight"],
         found["share"],
         f"until {paused['until']}" if paused else None,

@@ -28,7 +28,7 @@ from pydantic import (
 from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.duration import PATTERN, parse_duration
 from heliograph.actors.model.message import Category, Channel
-from heliograph.actors.model.provider import UnknownRule
+from heliograph.actors.model.provider import QUOTA_PATTERN, UnknownRule, parse_quota
 from heliograph.providers import KINDS
 
 SANDBOX_RATE: Final = 10_000.0
@@ -119,12 +119,18 @@ def _provider_name(value: str) -> str:
     return value
 
 
+def _quota(value: str) -> str:
+    parse_quota(value)
+    return value
+
+
 T = TypeVar("T")
 Duration = Annotated[
     float, BeforeValidator(_duration), IsDuration(), WithJsonSchema({"type": "string", "pattern": PATTERN})
 ]
 Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
+QuotaText = Annotated[str, AfterValidator(_quota), WithJsonSchema({"type": "string", "pattern": QUOTA_PATTERN})]
 Listed = Annotated[list[T], BeforeValidator(_listed)]
 Bind = Annotated[str, AfterValidator(_bind)]
 
@@ -234,6 +240,9 @@ class Provider(Table):
         description="recipients per second over the whole cluster; required, but for sandbox",
     )
     burst: Real | None = Field(None, ge=1, le=10_000_000, description="max(1, ceil(rate)) by default")
+    quota: QuotaText | None = Field(
+        None, description='recipients in a rolling window, such as "50000/day"; the last 5 % are for urgent messages'
+    )
     sender: str | None = Field(None, min_length=1, description="who it is from when the message names nobody")
     routes: Routes = Field(default_factory=Routes, description="takes only messages that match")
     unknown: UnknownRule = Field(UnknownRule.ASK, description="after an attempt without an answer: ask | retry | hold")

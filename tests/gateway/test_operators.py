@@ -11,7 +11,7 @@ import trio
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.message import LANES, Channel
-from heliograph.actors.model.provider import BreakerState, ProviderReport
+from heliograph.actors.model.provider import BreakerState, ProviderReport, Quota
 from heliograph.gateway.api.providers import BRIDGE_S
 from heliograph.gateway.services import Check
 from tests.support.builders import a_provider
@@ -62,6 +62,31 @@ async def test_the_clusters_view_adds_up_what_supervisors_report() -> None:
         each = (await gateway.get("/v1/providers?view=supervisors")).json["data"]
         assert {s["supervisor"] for s in each} == {"s1", "s2", "s3"}
         assert each[0]["providers"][0]["handled"] == 30
+
+
+async def test_a_quota_is_shown_as_the_supervisor_tells_that_has_seen_the_least_of_it() -> None:
+    providers = [a_provider(name="text", channel=Channel.SMS, quota=Quota(1000, 86_400.0))]
+    async with a_gateway(World(providers=providers)) as gateway:
+        await report(gateway, "s1", quota_remaining=80)
+        await report(gateway, "s2", quota_remaining=75)
+        await report(gateway, "s3")
+        assert (await one_provider(gateway))["quota"] == {"limit": 1000, "remaining": 75}
+
+
+async def test_what_waits_for_a_quota_says_so_and_until_when() -> None:
+    providers = [a_provider(name="text", channel=Channel.SMS, quota=Quota(1000, 86_400.0))]
+    async with a_gateway(World(providers=providers)) as gateway:
+        until = gateway.world.clock.now() + timedelta(hours=2)
+        await report(gateway, "s1", quota_remaining=40, quota_until=until)
+        ordinary, urgent = await gateway.accepted(), await gateway.accepted(priority="urgent")
+        waiting = (await gateway.get(f"/v1/messages/{ordinary}")).json["waiting"]
+        assert waiting == {"for": "quota", "provider": "text", "until": "2026-11-24T14:00:00Z"}
+        assert (await gateway.get(f"/v1/messages/{urgent}")).json["waiting"] is None
+    async with a_gateway(World(providers=providers)) as gateway:
+        await report(gateway, "s1", quota_remaining=0, quota_until=until)
+        urgent = await gateway.accepted(priority="urgent")
+        waiting = (await gateway.get(f"/v1/messages/{urgent}")).json["waiting"]
+        assert waiting == {"for": "quota", "provider": "text", "until": "2026-11-24T14:00:00Z"}
 
 
 async def test_a_provider_is_paused_for_a_time_and_resumed() -> None:

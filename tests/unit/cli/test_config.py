@@ -7,6 +7,7 @@ import pytest
 from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import Quota
 from heliograph.gateway.cli.config import EVERYTHING, ConfigFaults, Loaded, known_keys, load, without_password
 
 STORES = {
@@ -106,9 +107,22 @@ def test_what_comes_later_is_not_available_yet(tmp_path: Path, text: str) -> Non
         loaded(tmp_path, text + SANDBOX)
 
 
-@pytest.mark.parametrize("text", ['quota = "5/day"', '[providers.receipts]\nsecret = "x"'])
+def test_a_quota_is_recipients_in_a_length_of_time(tmp_path: Path) -> None:
+    for text, quota in (("5/day", Quota(5, 86_400.0)), ("100/minute", Quota(100, 60.0)), ("7/1h30m", Quota(7, 5400.0))):
+        found = loaded(tmp_path, SANDBOX + f'quota = "{text}"')
+        assert found.config.providers[0].quota == quota
+        assert ("providers.main-sms.quota", text) in [(entry.key, entry.value) for entry in found.entries]
+
+
+@pytest.mark.parametrize("text", ["5", "0/day", "5/week", "5/10", "-1/day", "5/0s", "5/40d", "5.5/day", "5/day "])
+def test_a_quota_that_is_none_is_said_to_be(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"providers\.main-sms\.quota: should be"):
+        loaded(tmp_path, SANDBOX + f'quota = "{text}"')
+
+
+@pytest.mark.parametrize("text", ['[providers.receipts]\nsecret = "x"'])
 def test_a_providers_later_keys_are_not_available_yet(tmp_path: Path, text: str) -> None:
-    with pytest.raises(NotAvailableYet, match=r"providers\.main-sms\.(quota|receipts): is not available yet"):
+    with pytest.raises(NotAvailableYet, match=r"providers\.main-sms\.receipts: is not available yet"):
         loaded(tmp_path, SANDBOX + text)
 
 
