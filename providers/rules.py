@@ -39,6 +39,7 @@ def ruled(answer: Answer, rule: AnswerRule) -> Answer:
         detail=detail,
         scope=rule.scope,
         retry_after_s=answer.retry_after_s if rule.retry_after_s is None else rule.retry_after_s,
+        suppress=answer.suppress if rule.outcome is Outcome.REJECTED else None,
     )
 
 

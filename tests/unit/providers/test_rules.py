@@ -118,6 +118,14 @@ async def test_a_row_tells_the_messages_of_a_shared_call_apart_by_their_codes() 
     assert answers[0].scope is Scope.MESSAGE
 
 
+async def test_a_row_that_refuses_no_longer_suppresses_no_longer() -> None:
+    body = [{"id": "1", "status": {"type": "FAILED", "subtype": "BLOCKED"}}]
+    (built_in,) = await answered("bulksms", 201, body)
+    assert built_in.suppress is not None
+    (ours,) = await answered("bulksms", 201, body, rule(Outcome.DEFERRED, code="FAILED.BLOCKED"))
+    assert (ours.outcome, ours.suppress) == (Outcome.DEFERRED, None)
+
+
 async def test_a_row_that_refuses_a_shared_call_sends_each_of_its_messages_alone() -> None:
     """What was said of one of them is not what becomes of all."""
     row = rule(Outcome.REJECTED, status=403, text="spam")
