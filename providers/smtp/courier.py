@@ -6,12 +6,15 @@ session stays, and the next call has it.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
 from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import idna
 import trio
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
@@ -33,6 +36,7 @@ SLACK_S: Final = 1.0
 LARGE: Final = 256 * 1024
 """Attachments of more base64 than this are put together in a thread: it takes longer than a send slot lasts."""
 MOST_READY: Final = 4
+_HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class SmtpCourier:
@@ -208,12 +212,25 @@ def _mailbox_of(settings: ProviderSettings) -> Mailbox | None:
         raise fault(settings, "sender", str(error)) from None
 
 
-def _server(settings: ProviderSettings, rows: tuple[Row, ...]) -> Server:
+def _host(settings: ProviderSettings) -> str:
+    """As the resolver and TLS take it: a domain in A-labels, or an address."""
     if not settings.host:
         raise fault(settings, "host", "missing; the mail server's name or address")
+    host = settings.host
+    try:
+        if not host.isascii():
+            host = idna.encode(host, uts46=True).decode()
+        if not _HOST.fullmatch(host):
+            ipaddress.ip_address(host)
+    except (ValueError, UnicodeError) as error:
+        raise fault(settings, "host", "must be a host's name or address; the port goes into `port`") from error
+    return host
+
+
+def _server(settings: ProviderSettings, rows: tuple[Row, ...]) -> Server:
     options = settings.options
     server = Server(
-        host=settings.host,
+        host=_host(settings),
         port=settings.port or PORTS[settings.tls],
         tls=settings.tls,
         ehlo_name=options["ehlo_name"],

@@ -23,6 +23,7 @@ from heliograph.providers.verdicts import ID_LENGTH, clip
 
 MOST_LINE: Final = 4096
 MOST_LINES: Final = 200
+_ANOTHER_TRANSACTION: Final = re.compile("too many recipients|per transaction", re.IGNORECASE)
 _REPLY_LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 
 T = TypeVar("T")
@@ -440,9 +441,10 @@ def _ending(heard: Heard, letter: Letter, recipients: Sequence[Reply], rows: tup
 
 
 def _one_too_many(reply: Reply) -> bool:
-    """Before enhanced codes 452, and by older servers 552, said so in words."""
-    words = "too many recipients" in reply.text.lower()
-    return reply.code in (452, 552) and (reply.enhanced in ("4.5.3", "5.5.3") or (reply.enhanced is None and words))
+    """Without an enhanced code, or with one that means much else, it is said in words."""
+    return reply.enhanced in ("4.5.3", "5.5.3") or (
+        reply.code in (451, 452, 552) and _ANOTHER_TRANSACTION.search(reply.text) is not None
+    )
 
 
 def _stuffed(data: bytes) -> bytes:

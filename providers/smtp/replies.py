@@ -348,6 +348,8 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("5xx", "5.7.60 5.2.252").then(SENDER_REFUSED, _EXCHANGE),
     _When("5xx", "5.7.1 5.1.", stages=_SENDER).then(SENDER_REFUSED),
     _When("5xx", words="sender address rejected|not owned by user").then(SENDER_REFUSED),
+    _When("5xx", "5.7.1 5.7.0", words="relay").then(NO_RELAY),
+    _When("5xx", "5.7.64").then(NO_RELAY, _EXCHANGE),
     _When("5xx", "5.7.26 5.7.27 5.7.30").then(UNPROVEN),
     _When("5xx", "5.7.25").then(NO_POINTER),
     _When("550", "5.7.0").then(UNPROVEN),
@@ -361,8 +363,6 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("5xx", "5.2.3 5.3.4").then(TOO_LARGE),
     _When("552", "5.7.0").then(CONTENT_REFUSED),
     _When("5xx", "5.6.").then(CONTENT_REFUSED),
-    _When("5xx", "5.7.1 5.7.0", words="relay").then(NO_RELAY),
-    _When("5xx", "5.7.64").then(NO_RELAY, _EXCHANGE),
     _When("554", "5.7.0", words="too many unauthenticated").then(LOGIN_WANTED, _GMAIL),
     _When("5xx", "5.7.1", stages=_LETTER).then(CONTENT_REFUSED),
     _When("5xx", "5.4.6").then(REFUSED),
@@ -380,8 +380,9 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("5xx").then(REFUSED),
 )
 
-# Gmail says 421 4.7.0 to a rate that it finds unusual, whatever the text.
+# Gmail says 421 4.7.0 to a rate that it finds unusual, whatever the text, and 5.7.1 to many things.
 GMAIL_ROWS: Final[tuple[Row, ...]] = (
     _When("421", "4.7.0", stages=_LOGIN).then(LOGINS),
     _When("421", "4.7.0").then(SLOWER, _GMAIL),
+    _When("550", "5.7.1", words="email quota exceeded|daily .* limit exceeded").then(DAILY),
 )
