@@ -22,7 +22,14 @@ KINDS = (*sorted(CHANNELS), *MAIL)
 BALANCES = {"bulksms": "credits", "fast2sms": "wallet", "sendgrid": "may send", "ses": "24"}
 """What each kind's line tells of the account, in a word."""
 LOGIN = dict(zip(("username", "password"), smtp.LOGIN, strict=True))
-SECRET = {"fast2sms": "api_key", "bulksms": "token_secret", "sendgrid": "api_key", "ses": "secret_access_key"}
+SECRET = {
+    "fast2sms": "api_key",
+    "bulksms": "token_secret",
+    "sendgrid": "api_key",
+    "ses": "secret_access_key",
+    "smtp": "password",
+    "gmail": "password",
+}
 
 
 @contextmanager
@@ -102,8 +109,7 @@ def table(kind: str, where: str, credentials: dict[str, str]) -> str:
 GOOD = {**CREDENTIALS, **dict.fromkeys(MAIL, LOGIN)}
 BAD = {
     **{kind: given | {SECRET[kind]: "x" * 40} for kind, given in CREDENTIALS.items()},
-    "smtp": LOGIN | {"password": "wrong"},
-    "gmail": LOGIN | {"password": "wrongwrongwrongw"},
+    **dict.fromkeys(MAIL, LOGIN | {"password": "wrongwrongwrongw"}),
 }
 
 
@@ -121,7 +127,7 @@ def test_wrong_credentials_are_a_failure_with_its_mend_and_without_the_secret(ch
     for kind, line in checked.said.items():
         assert (kind, line["status"]) == (kind, "failed")
         assert f"the-{kind}" in line["mend"]
-        assert not any(secret in line["detail"] for secret in BAD[kind].values() if len(secret) > 6)
+        assert BAD[kind][SECRET[kind]] not in line["detail"]
 
 
 def test_a_provider_that_is_not_there_harms_no_neighbour(check: Check, unused_port: int) -> None:
