@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,17 +42,22 @@ def rule(outcome: Outcome = Outcome.DEFERRED, *, text: str | None = None, **fiel
     return AnswerRule(outcome=outcome, text=None if text is None else re.compile(text, re.IGNORECASE), **fields)
 
 
+async def given_answer(kind: str, came: WireAnswer, rules: Sequence[AnswerRule], calls: int) -> Sequence[Answer]:
+    settings = KINDS[kind].prepare(http_settings(kind, "http://a.b", answers=tuple(rules), batch=10))
+    courier = KINDS[kind].courier(settings)
+    courier._transport = Canned(came)  # type: ignore[attr-defined]
+    sms = CHANNELS[kind] is Channel.SMS
+    people = [f"+9198765432{n}" if sms else f"a{n}@example.net" for n in range(10, 10 + calls)]
+    answers = await courier.send([a_call(a_message(to)) for to in people], lambda: None)
+    assert len(answers) == calls
+    return answers
+
+
 async def answered(
     kind: str, status: int, body: object, *rules: AnswerRule, calls: int = 1, whole: bool = True
 ) -> Sequence[Answer]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    settings = KINDS[kind].prepare(http_settings(kind, "http://a.b", answers=rules, batch=10))
-    courier = KINDS[kind].courier(settings)
-    courier._transport = Canned(WireAnswer(status=status, body=raw, whole=whole))  # type: ignore[attr-defined]
-    people = [
-        f"+9198765432{n}" if CHANNELS[kind] is Channel.SMS else f"a{n}@example.net" for n in range(10, 10 + calls)
-    ]
-    return await courier.send([a_call(a_message(to)) for to in people], lambda: None)
+    return await given_answer(kind, WireAnswer(status=status, body=raw, whole=whole), rules, calls)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +180,41 @@ def test_a_mail_servers_refusal_cannot_be_called_a_success(kind: str) -> None:
 def test_the_sandbox_has_no_table_to_go_before() -> None:
     with pytest.raises(ConfigurationError, match="answers"):
         build(a_provider("sandbox", answers=(rule(status=400),)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=8,
+)
+BODIES = st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode())
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "date", "x-ratelimit-reset", "x-amzn-errortype"]) | st.text(max_size=12),
+    st.text(max_size=20),
+    max_size=4,
+)
+ANSWERS = st.builds(
+    WireAnswer, status=st.integers(100, 999), headers=HEADERS, body=BODIES, whole=st.booleans(), at_s=st.just(1.8e9)
+)
+RULES = st.lists(
+    st.builds(
+        AnswerRule,
+        outcome=st.sampled_from(Outcome),
+        status=st.none() | st.sampled_from([200, 201, 202, 400, 403, 500]),
+        code=st.none() | st.sampled_from(["400", "bad-request", ""]),
+        text=st.none() | st.just(re.compile("a|1")),
+        meaning=st.none() | st.just("as we know"),
+        retry_after_s=st.none() | st.just(7.0),
+    ),
+    max_size=3,
+)
+
+
+@given(kind=st.sampled_from(sorted(CHANNELS)), came=ANSWERS, rules=RULES, calls=st.integers(1, 3))
+def test_whatever_is_answered_and_configured_comes_to_an_answer_for_each_message(
+    kind: str, came: WireAnswer, rules: list[AnswerRule], calls: int
+) -> None:
+    calls = 1 if kind == "ses" else calls  # whose shared calls are of another form
+    for answer in trio.run(lambda: given_answer(kind, came, rules, calls)):
+        assert answer.detail is None or len(answer.detail) <= 500
+        assert answer.retry_after_s is None or 0 <= answer.retry_after_s <= 86_400
