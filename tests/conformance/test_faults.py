@@ -224,7 +224,7 @@ async def test_a_name_without_an_address_defers(kind: str) -> None:
     ("mode", "outcome"),
     [(Mode.LOST, Outcome.UNKNOWN), (Mode.CUT, Outcome.UNKNOWN), (Mode.UNAVAILABLE, Outcome.DEFERRED)],
 )
-@pytest.mark.parametrize("kind", ["bulksms", "fast2sms", "sendgrid"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_shared_call_that_fails_comes_to_the_same_for_each_of_its_messages(
     kind: str, mode: Mode, outcome: Outcome
 ) -> None:

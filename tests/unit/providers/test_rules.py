@@ -214,7 +214,6 @@ RULES = st.lists(
 def test_whatever_is_answered_and_configured_comes_to_an_answer_for_each_message(
     kind: str, came: WireAnswer, rules: list[AnswerRule], calls: int
 ) -> None:
-    calls = 1 if kind == "ses" else calls  # whose shared calls are of another form
     for answer in trio.run(lambda: given_answer(kind, came, rules, calls)):
         assert answer.detail is None or len(answer.detail) <= 500
         assert answer.retry_after_s is None or 0 <= answer.retry_after_s <= 86_400
