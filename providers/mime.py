@@ -28,6 +28,7 @@ from heliograph.actors.policy.mail import (
     MAX_NAME,
     PIECES,
     Mailbox,
+    body_fault,
     content_id_fault,
     content_type_fault,
     header_fault,
@@ -171,6 +172,9 @@ def _compare(written: bytes, head: Sequence[tuple[str, str]]) -> None:
 
 def _body(message: Message, content: EmailContent, *, eight_bit: bool) -> bytes:
     """`Content-…` lines, MIME-Version, the blank line and all parts."""
+    for name, text in (("text", content.text), ("html", content.html)):
+        if text is not None:
+            _checked(name, body_fault(text), text)
     root = EmailMessage(policy=policy.SMTP.clone(cte_type="8bit" if eight_bit else "7bit"))
     if content.html is None:
         root.set_content(content.text or "")

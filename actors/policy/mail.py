@@ -30,6 +30,7 @@ RESERVED: Final = frozenset(
 PIECES: Final = re.compile(r"[ \t]*[^ \t]+")
 _NAME: Final = re.compile(r"[!-9;-~]{1,76}")
 _BROKEN: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNSENDABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # Mail libraries decode `=?charset?q?…?=` wherever it stands, and what comes out may hold a line break (CPython before
 # 3.11.10 writes it out as one). Text is given as it shall read, so nobody needs the form.
 _ENCODED_WORD: Final = re.compile(r"=\?.*\?=", re.DOTALL)
@@ -58,6 +59,13 @@ def text_fault(text: str) -> str | None:
         return f"must not contain the control character U+{ord(broken[0]):04X}"
     if _ENCODED_WORD.search(text):
         return "must be plain text: an encoded word (=?…?=) is not taken"
+    return None
+
+
+def body_fault(text: str) -> str | None:
+    """For a mail's text or HTML, which may have any line break."""
+    if (broken := _UNSENDABLE.search(text)) is not None:
+        return f"must not contain U+{ord(broken[0]):04X}"
     return None
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
+import re
 from email import message_from_bytes, policy
 from email.header import decode_header, make_header
 from email.headerregistry import AddressHeader
 from email.message import EmailMessage
-from email.utils import parseaddr
+from email.utils import getaddresses, parseaddr
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliograph.actors.model.message import Attachment, Message
+from heliograph.actors.model.message import Attachment, EmailContent, Message
 from heliograph.actors.policy.mail import Mailbox, header_fault, parse_mailbox, text_fault
 from heliograph.providers.mime import Unsendable, build_mime, needs_utf8
 from tests.support.builders import a_message, an_email
@@ -230,6 +231,149 @@ def test_only_a_local_part_outside_ascii_needs_smtputf8(message: Message, needed
 def test_an_address_outside_ascii_is_written_as_it_is_over_smtputf8() -> None:
     raw = built(an_email("आशा@उदाहरण.भारत"), utf8=True)
     assert "To: आशा@xn--".encode() in raw
+
+
+# ------------------------------------------------------------------------------------------------ a whole mail
+
+awkward = st.text(alphabet="""aB ,.;:'"()[]@\\=?_%é आ🎉""", max_size=40)
+names = (
+    (st.text(max_size=60) | awkward)
+    .map(lambda t: " ".join(t.split()))
+    .filter(lambda t: text_fault(t) is None and "<" not in t)
+)
+names = names.filter(lambda t: ">" not in t and not t.startswith('"'))
+local_parts = st.from_regex(r"[a-z0-9][a-z0-9!#$%&'*+/=?^_`{|}~-]{0,20}(\.[a-z]{1,5})?", fullmatch=True)
+domains = st.sampled_from(["shop.in", "bücher.example", "उदाहरण.भारत", "mail.a-b.example", "localhost"])
+addresses = st.builds(lambda local, domain: f"{local}@{domain}", local_parts, domains)
+mailbox_texts = st.builds(
+    lambda name, address: '"{}" <{}>'.format(re.sub(r'(["\\])', r"\\\1", name), address) if name else address,
+    names,
+    addresses,
+)
+one_line = st.text(max_size=200).filter(lambda t: text_fault(t) is None)
+header_lines = st.tuples(st.from_regex(r"X-[A-Za-z0-9-]{1,20}", fullmatch=True), one_line)
+files = st.builds(
+    lambda name, data, kind, cid: Attachment(
+        filename=name, content_type=kind, content_base64=base64.b64encode(data).decode(), content_id=cid
+    ),
+    st.text(min_size=1, max_size=60).filter(lambda t: text_fault(t) is None and t == t.strip()),
+    st.binary(max_size=200),
+    st.sampled_from(["application/pdf", "image/png", "text/csv", "text/html", "application/octet-stream"]),
+    st.none() | st.from_regex(r"[a-z0-9]{1,20}@shop\.in", fullmatch=True),
+)
+bodies = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00"), max_size=500)
+
+
+@st.composite
+def emails(draw: st.DrawFn) -> Message:
+    text, html = draw(st.none() | bodies), draw(st.none() | bodies)
+    return an_email(
+        draw(addresses),
+        subject=draw(one_line),
+        text="" if text is None and html is None else text,
+        html=html,
+        sender=draw(mailbox_texts),
+        reply_to=draw(st.none() | mailbox_texts),
+        cc=tuple(draw(st.lists(addresses, max_size=50 if draw(st.booleans()) else 3))),
+        bcc=tuple(f"hidden{n}@bcc.example" for n in range(draw(st.integers(0, 3)))),
+        headers=tuple(draw(st.lists(header_lines, max_size=3, unique_by=lambda line: line[0].lower()))),
+        attachments=tuple(draw(st.lists(files, max_size=3))),
+    )
+
+
+def unfolded(mail: Any, name: str) -> list[str]:
+    return [str(make_header(decode_header(re.sub(r"\r?\n(?=[ \t])", "", v)))) for v in mail.get_all(name, [])]
+
+
+def pairs(mail: Any, name: str) -> list[tuple[str, str]]:
+    """By the older reader, which does with blanks between encoded words as RFC 2047 says."""
+    return [
+        (" ".join(str(make_header(decode_header(who))).split()), address)
+        for who, address in getaddresses([re.sub(r"\r?\n(?=[ \t])", "", v) for v in mail.get_all(name, [])])
+    ]
+
+
+def newlines(text: str) -> str:
+    return re.sub(r"\r\n?", "\n", text).removesuffix("\n")
+
+
+@settings(max_examples=150)
+@given(emails(), st.booleans())
+def test_whatever_is_sent_is_read_as_it_was_given(message: Message, eight_bit: bool) -> None:
+    content = message.content
+    assert isinstance(content, EmailContent)
+    assert content.sender is not None
+    sender = parse_mailbox(content.sender)
+    raw = built(message, sender=sender, eight_bit=eight_bit)
+    older, mail = message_from_bytes(raw, policy=policy.compat32), read(raw)
+
+    assert pairs(older, "from") == [(sender.name, sender.address)]
+    assert pairs(older, "to") == [("", parse_mailbox(message.to).address)]
+    assert pairs(older, "cc") == [("", parse_mailbox(cc).address) for cc in content.cc]
+    wanted = [] if content.reply_to is None else [parse_mailbox(content.reply_to)]
+    assert pairs(older, "reply-to") == [(m.name, m.address) for m in wanted]
+    assert unfolded(older, "subject") == [content.subject.strip(" \t")]
+    for name, value in content.headers:
+        assert unfolded(older, name) == [value.strip(" \t")]
+    ours = ["date", "message-id", "from", "to", "subject", "mime-version", "content-type"]
+    ours += ["cc"] * bool(content.cc) + ["reply-to"] * bool(wanted) + [name.lower() for name, _ in content.headers]
+    ours += [] if mail.is_multipart() else ["content-transfer-encoding"]
+    assert sorted(name.lower() for name in mail) == sorted(ours)
+    assert b"bcc.example" not in raw
+    assert all(len(word) <= 75 for word in re.findall(rb"=\?[^?]*\?[bq]\?[^?]*\?=", raw)), "RFC 2047, 2"
+
+    plain, page = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert (None if plain is None else newlines(body_of(plain))) == (
+        None if content.text is None else newlines(content.text)
+    )
+    assert (None if page is None else newlines(body_of(page))) == (
+        None if content.html is None else newlines(content.html)
+    )
+    parts = [part for part in mail.walk() if part.get_content_disposition() in ("attachment", "inline")]
+    found = [(p.get_filename(), p.get_content_type(), p.get_payload(decode=True), p["content-id"]) for p in parts]
+    given_files = [
+        (a.filename, a.content_type, base64.b64decode(a.content_base64), a.content_id and f"<{a.content_id}>")
+        for a in content.attachments
+    ]
+    assert sorted(found, key=repr) == sorted(given_files, key=repr)
+
+
+@given(st.text(alphabet=st.characters(), max_size=200), st.booleans(), st.booleans())
+def test_any_body_is_sent_in_lines_that_smtp_takes_or_refused(text: str, eight_bit: bool, html: bool) -> None:
+    message = an_email(text=None if html else text, html=text if html else None)
+    try:
+        raw = built(message, eight_bit=eight_bit)
+    except Unsendable:
+        assert re.search("[\x00\ud800-\udfff]", text)
+        return
+    lines = raw.split(b"\r\n")
+    assert not any(set(line) & {0, 10, 13} or len(line) > 998 for line in lines)
+    assert newlines(body_of(read(raw))) == newlines(text)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "שלום עולם \u202eabc\u202c", "👩‍👩‍👧‍👦" * 50, "." * 3, ".\r\n.\r\n"])
+def test_odd_bodies_arrive(text: str) -> None:
+    assert newlines(body_of(read(built(an_email(text=text))))) == newlines(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("text", "half a pair: \ud83d"), ("html", "<p>\udc00"), ("text", "a\x00b")]
+)
+def test_a_body_that_no_mail_can_hold_is_refused_by_its_field(field: str, text: str) -> None:
+    with pytest.raises(Unsendable, match=f"^{field}: must not contain U\\+"):
+        built(an_email(**{field: text}))
+
+
+def test_a_message_written_from_right_to_left_keeps_its_marks() -> None:
+    subject = "\u202bחשבונית\u202c, \u2067₪ 500\u2069"
+    assert read(built(an_email(subject=subject)))["subject"] == subject
+
+
+def test_fifty_copies_stand_in_folded_lines() -> None:
+    copies = tuple(f"person.number.{n}@a-rather-long-name.example" for n in range(50))
+    raw = built(an_email(cc=copies))
+    assert max(map(len, raw.split(b"\r\n"))) <= 78
+    assert [a.addr_spec for a in read(raw)["cc"].addresses] == list(copies)
 
 
 def test_an_sms_is_no_mail() -> None:
