@@ -37,12 +37,13 @@ class SharedSecret:
         return Refused(status=401, detail="the secret is missing or wrong: it belongs in the URL, as ?secret=…")
 
 
-def shared_secret(settings: ProviderSettings) -> SharedSecret:
-    """From `[providers.receipts]`. ConfigurationError names the key that is wrong."""
+def shared_secret(settings: ProviderSettings, *own: str) -> SharedSecret:
+    """From `[providers.receipts]`; `own` are a kind's further keys there. ConfigurationError names the wrong one."""
     given = settings.receipts
+    known = (*KEYS, *own)
     for name in given:
-        if name not in KEYS:
-            raise fault(settings, f"receipts.{name}", f"unknown key{nearest(name, KEYS)}")
+        if name not in known:
+            raise fault(settings, f"receipts.{name}", f"unknown key{nearest(name, known)}")
     secret, username = given.get("secret"), given.get("username")
     if secret is None:
         raise fault(settings, "receipts.secret", "missing; it is part of the URL that the provider calls")

@@ -255,6 +255,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "size": "#/attachments",
     "parts": "#/text",
     "template_field": "#/text",
+    "otp_digits": "#/text",
+    "dlt_text": "#/text",
     "dlt_template": "#/sms/dlt_template_id",
     "dlt_variables": "#/sms/dlt_variables",
     "not_named": "#/providers",

@@ -11,7 +11,7 @@ import pytest
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope
 from heliograph.actors.model.message import SmsContent
 from heliograph.providers import build
-from heliograph.providers.fast2sms import Fast2SmsCourier
+from heliograph.providers.fast2sms.courier import Fast2SmsCourier
 from tests.conformance.rigs import http_settings
 from tests.support.builders import a_call, a_message
 from tests.support.emulators import Emulator, Fast2Sms, running
@@ -137,7 +137,7 @@ async def test_a_bad_sender_that_the_message_named_says_nothing_of_the_account()
 
 async def test_the_check_tells_the_wallet() -> None:
     async with fast2sms() as (courier, _):
-        assert (await courier.check()).detail == "wallet 1000000.00 INR"
+        assert (await courier.check()).detail == "wallet 1000000.00 INR, enough for 1000 SMS"
 
 
 async def test_a_key_that_the_provider_repeats_is_blotted_out() -> None:

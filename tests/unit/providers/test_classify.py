@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import SmsContent
-from heliograph.providers import KINDS, explain, fast2sms
+from heliograph.providers import KINDS, explain
 from heliograph.providers.bulksms import answers as bulksms
 from heliograph.providers.bulksms.requests import deduplication_id
+from heliograph.providers.fast2sms import answers as fast2sms
 from heliograph.providers.http import HttpCourier
 from heliograph.providers.sendgrid import answers as sendgrid
 from heliograph.providers.ses import answers as ses
