@@ -42,6 +42,8 @@ LOOK_S: Final = 0.02
 FULL_S: Final = 0.25
 """How long a hint is put off whose provider has no room just now."""
 OUTAGE_S: Final = 1.0
+HELD: Final = "held"
+"""How an attempt without an answer was settled: nobody calls again, and no receipt came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,11 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
-    """No provider could ever take it, or its provider's rule forbids another call."""
+    """No provider could ever take it, or its provider's rule forbids another call: then `held_for` is that provider."""
 
     reason: Reason
     detail: str
+    held_for: str | None = None
 
 
 Choice = Take | NoRoom | Blocked | Hopeless
@@ -112,6 +115,7 @@ class Dispatcher:
         self._supervisor = supervisor
         self._clock = clock
         self._sending = metrics.messages.labels(channel, State.SENDING)
+        self._settled = metrics.unknown_settled
         self._failed = metrics.messages.labels(channel, State.FAILED)
         self._unplaced: Counter[Priority] = Counter()
         self._names = [p.name for p in router.settings.values() if p.channel is channel]
@@ -299,7 +303,7 @@ class Dispatcher:
         if first is not None and first in candidates.names:
             rule = self._router.settings[first].unknown
             if rule is UnknownRule.HOLD:
-                return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.")
+                return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.", first)
             blocked = self._board.desk(first).blocked(now_s, message.priority)
             if blocked is None:
                 return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom()
@@ -334,6 +338,9 @@ class Dispatcher:
             auto_retry_in_s=next_auto_retry(end.reason, redrives, self._auto_retry_s),
         )
         self._failed.inc()
+        if end.held_for is not None:
+            self._settled.labels(end.held_for, HELD).inc()
+            log.info("unknown.settled", message_id=message_id, provider=end.held_for, how=HELD)
         log.warning("message.given_up", message_id=message_id, reason=end.reason)
 
     async def _give_back(self, hints: Sequence[Hint]) -> None:

@@ -36,10 +36,12 @@ class Seen:
 
 
 class Peers:
-    """Who lives, as the last beat told: what a share of the cluster's rate is reckoned by."""
+    """Who lives, as the last beat told: what a share of the cluster's rate is reckoned by; and what the others said of
+    their providers."""
 
     def __init__(self) -> None:
         self.alive = 1
+        self.reports: tuple[ProviderReport, ...] = ()
         self.beaten_at_s: float | None = None
 
 
@@ -106,6 +108,8 @@ class Heartbeat:
         self._seen = {p.supervisor: self._seen[p.supervisor] for p in peers if p.supervisor in self._seen}
         delivering = sum(1 for p in peers if "delivery" in p.roles and p not in dead)
         self._peers.alive = max(1, delivering)
+        others = (p for p in peers if p.supervisor != self._supervisor and p not in dead)
+        self._peers.reports = tuple(report for peer in others for report in peer.reports)
         await self._spread_controls()
         for peer in dead:
             await self._bury(peer.supervisor)

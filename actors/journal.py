@@ -21,7 +21,7 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.attempt import Answer, Outcome, Settled
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
-from heliograph.actors.model.message import Channel, Move, Priority, State
+from heliograph.actors.model.message import Channel, Message, Move, Priority, Reason, State
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeadLetterSettings, DeliverySettings
 from heliograph.actors.policy.route import Router
@@ -45,8 +45,8 @@ OVERDUE: Final = Answer(
 
 
 ASKED: Final = "asked"  # the provider told when asked
+RETRIED: Final = "retried"  # the call was made again
 LATE: Final = "late"  # its answer came after the reaper had given the attempt up
-HOW: Final = (ASKED, LATE)
 
 Closing = AttemptFinished | EarlierSettled | AttemptOverdue
 
@@ -68,6 +68,7 @@ class JournalActor:
         router: Router,
         blocked: Callable[[], Mapping[str, Blocked]],
         announce: Callable[[Sequence[Hint], Sequence[Later]], None],
+        rejected: Callable[[Message, str], None],
         *,
         settings: JournalSettings,
         supervisor: str,
@@ -79,12 +80,16 @@ class JournalActor:
         self._router = router
         self._blocked = blocked
         self._announce = announce
+        self._rejected = rejected
         self._settings = settings
         self._supervisor = supervisor
         self._clock = clock
         self._entered = {(c, s): metrics.messages.labels(c, s) for c in Channel for s in State}
         self._delivered = {(c, p): metrics.delivery_duration.labels(c, p) for c in Channel for p in Priority}
-        self._settled = {(p, how): metrics.unknown_settled.labels(p, how) for p in router.settings for how in HOW}
+        self._settled = metrics.unknown_settled
+        for provider in router.settings:
+            for how in (ASKED, RETRIED, LATE):
+                self._settled.labels(provider, how)
 
     async def run(self, inbox: Inbox[Ended]) -> None:
         async for first in inbox:
@@ -221,10 +226,30 @@ class JournalActor:
             if counts and result.state is State.SENT:
                 waited_s = (now - message.created_at).total_seconds()
                 self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
-            if finish.settles is not None:
-                self._settled[finish.provider, ASKED].inc()
-            elif not result.applied and finish.answer is not None and not finish.overdue_only:
-                self._settled[finish.provider, LATE].inc()
+            answer = finish.answer
+            if answer is not None and answer.outcome is Outcome.REJECTED and finish.move.reason is Reason.REJECTED:
+                self._rejected(message, finish.provider)
+            if finish.settles is not None or end.tracked.standing.unsettled is not None or not result.applied:
+                self._settle_unknown(end, finish, result)
+
+    def _settle_unknown(self, end: Closing, finish: Finish, result: Finished) -> None:
+        """What became of an attempt without an answer, where this is the end of its being unknown."""
+        standing, answer = end.tracked.standing, finish.answer
+        provider, number, learnt = finish.provider, finish.number, answer.outcome if answer is not None else None
+        if finish.settles is not None:
+            how, (number, learnt) = ASKED, finish.settles
+        elif not result.applied:
+            if answer is None or finish.overdue_only:
+                return
+            how = LATE
+        elif standing.unsettled is not None and finish.move.unsettled is None:
+            how, number = RETRIED, standing.unsettled
+            provider = standing.unsettled_provider or provider
+        else:
+            return
+        self._settled.labels(provider, how).inc()
+        message_id = end.tracked.message.id
+        log.info("unknown.settled", message_id=message_id, provider=provider, number=number, how=how, learnt=learnt)
 
     async def _settle(
         self,

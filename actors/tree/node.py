@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from heliograph.actors.dispatcher import Dispatcher
 from heliograph.actors.heartbeat import Heartbeat, Peers
 from heliograph.actors.intake import Accept, Intake
 from heliograph.actors.journal import JournalActor, JournalSettings
+from heliograph.actors.jury import Jury, Rejected
 from heliograph.actors.kernel.actor import Actor, Mailbox, Ref
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
@@ -28,6 +29,7 @@ from heliograph.actors.model.message import Channel, Message, Priority, State
 from heliograph.actors.model.provider import ProviderReport
 from heliograph.actors.model.settings import Config
 from heliograph.actors.operations import Operations
+from heliograph.actors.policy.refutation import Refutations
 from heliograph.actors.policy.route import Router
 from heliograph.actors.policy.triage import Blocked
 from heliograph.actors.ports.board import Board
@@ -78,12 +80,14 @@ class Node:
         self.tree_metrics = TreeMetrics(self.metrics)
         self._boxes: dict[str, Mailbox[Any]] = {}
         self._actors: dict[str, ProviderActor] = {}
+        self._refuted = {p.name: Refutations() for p in config.providers}
         self._relay_actor: Relay | None = None
         self._owes_word = False
         self.relay = self.box("relay", 4096)
         self.census = self.box("census", 256)
         self.intake: Mailbox[Accept] = self.box("intake", 512)
         self.operations = self.box("operations", 16)
+        self.jury: Mailbox[Rejected] = self.box("jury", 512)
 
     # -------------------------------------------------------------------------------------- seen from outside
 
@@ -139,7 +143,13 @@ class Node:
         return True
 
     def reports(self) -> list[ProviderReport]:
-        return [actor.report() for actor in self._actors.values()]
+        now_s = self.clock.boot_s()
+        reports = [actor.report() for actor in self._actors.values()]
+        return [replace(each, refuted=self._refuted[each.name].count(now_s)) for each in reports]
+
+    def _rejected(self, message: Message, provider: str) -> None:
+        """The jury has room for a flood's beginning, and needs no more of it."""
+        self.jury.ref.offer(Rejected(message, provider))
 
     # ------------------------------------------------------------------------------------------- the tree
 
@@ -205,10 +215,11 @@ class Node:
             )  # fmt: skip
 
         return [
+            leaf(self.jury, self._jury),
             leaf(
                 journal,
                 lambda: JournalActor(
-                    ledger, queue, self.router, self.blocked, self.announce, settings=judged,
+                    ledger, queue, self.router, self.blocked, self.announce, self._rejected, settings=judged,
                     supervisor=self.supervisor, clock=clock, metrics=metrics,
                 ),
             ),
@@ -232,6 +243,12 @@ class Node:
                 ],
             ),
         ]  # fmt: skip
+
+    def _jury(self) -> Jury:
+        return Jury(
+            self.adapters.ledger, self.adapters.coordination, self.router, self._refuted,
+            lambda: [*self.reports(), *self.peers.reports], self.blocked, clock=self.clock, metrics=self.metrics,
+        )  # fmt: skip
 
     def _scheduler(self, channel: Channel) -> Scheduler:
         return Scheduler(

@@ -351,6 +351,8 @@ async def test_hold_gives_up_once_the_wait_for_a_receipt_is_over(stage: Stage, a
     standing = await world.standing(hint)
     assert (standing.state, standing.reason) == (State.FAILED, Reason.UNKNOWN)
     assert (world.handed("x"), world.handed("y"), world.in_hand()) == ([], [], set())
+    held = {"provider": "x", "how": "held"}
+    assert stage.registry.get_sample_value("heliograph_unknown_settled_total", held) == 1
 
 
 async def test_a_provider_that_is_no_longer_configured_is_not_waited_for(stage: Stage, autojump_clock: object) -> None:

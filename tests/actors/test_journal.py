@@ -107,6 +107,7 @@ async def test_releases_and_finishes_in_one_group_each_end_as_they_should(
     assert world.delayed() == {deferred.message.id}
     assert (await view(stage, sent)).standing.state is State.SENT
     assert (await view(stage, refused)).standing.reason is Reason.REJECTED
+    assert world.rejected == [(refused.message.id, "x")], "the jury hears of it"
     assert (await view(stage, released)).attempts == ()
     waits = (await view(stage, deferred)).standing
     assert (waits.counted, waits.waiting_for, waits.passes) == (1, WaitingFor.BACKOFF, 1)
@@ -179,6 +180,24 @@ async def test_what_was_learnt_of_an_earlier_attempt_is_written_and_the_message_
     assert seen.standing.state is State.SENT
     assert world.counted("unknown_settled_total", provider="x", how="asked") == 1
     assert world.counted("messages_total", channel="sms", state="sent") == 1
+
+
+async def test_an_attempt_without_an_answer_is_settled_by_the_one_that_is_made_again(
+    stage: Stage, world: JournalWorld, autojump_clock: object
+) -> None:
+    [tracked] = await world.under_way()
+    await world.tell(world.finished(tracked, UNKNOWN))
+    await trio.sleep(31)
+    assert world.counted("unknown_settled_total", provider="x", how="retried") == 0
+    [again] = await world.claim([tracked.message.id], provider="y")
+    with structlog.testing.capture_logs() as logs:
+        await world.tell(world.finished(again, ACCEPTED, provider="y"))
+        await trio.sleep(SOON)
+    assert world.counted("unknown_settled_total", provider="x", how="retried") == 1
+    (told,) = [entry for entry in logs if entry["event"] == "unknown.settled"]
+    assert (told["message_id"], told["provider"], told["number"], told["how"], told["learnt"]) == (
+        tracked.message.id, "x", 1, "retried", "accepted",
+    )  # fmt: skip
 
 
 async def test_an_overdue_attempt_is_unknown_and_its_provider_comes_first_at_once(

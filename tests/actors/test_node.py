@@ -293,7 +293,7 @@ async def test_a_drain_goes_from_those_who_bring_work_to_those_who_write_down(
     assert set(told[1:3]) == {"dead_letters", "operations"}
     assert set(told[3:8]) == {"dispatcher/sms", "dispatcher/email", "scheduler/sms", "scheduler/email", "reaper"}
     assert set(told[8:10]) == {"provider/x", "provider/y"}
-    assert told[10:] == ["journal", "census", "relay", "heartbeat"]
+    assert told[10:] == ["journal", "jury", "census", "relay", "heartbeat"]
     assert set(ended) == set(told) - {"heartbeat"}, "each step waits for the one before"
     assert {h.phase for h in _health(life)} == {Phase.STOPPED}
 

@@ -41,6 +41,7 @@ class JournalWorld:
         self.queue = stage.queue(supervisor)
         self.announced: list[tuple[list[Hint], list[Later]]] = []
         self.blocked: dict[str, Blocked] = {}
+        self.rejected: list[tuple[str, str]] = []
         self.mailbox: Mailbox[Any] = Mailbox("journal", 2048, stage.clock)
         child = ChildSpec(mailbox=self.mailbox, build=self._build, grace_s=GRACE_S)
         self.supervisor = Supervisor(Group(name="top", children=[child]), stage.clock)
@@ -58,6 +59,7 @@ class JournalWorld:
             Router(providers, takes, lambda _: "IN"),
             lambda: self.blocked,
             lambda hints, later: self.announced.append(([*hints], [*later])),
+            lambda message, provider: self.rejected.append((message.id, provider)),
             settings=JournalSettings(
                 delivery=DELIVERY,
                 dead_letters=DeadLetterSettings(auto_retry_s=(60.0,)),
