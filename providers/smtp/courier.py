@@ -237,6 +237,7 @@ def _server(settings: ProviderSettings, rows: tuple[Row, ...]) -> Server:
         timeout_s=settings.timeout_s,
         final_answer_s=options["final_answer"],
         idle_s=options["idle"],
+        lifetime_s=options["lifetime"],
         mails_per_session=options["mails_per_session"],
         rows=rows,
     )

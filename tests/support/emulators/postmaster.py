@@ -28,6 +28,11 @@ MOST_TEXT: Final = 998
 _PATH: Final = r"<(?P<address>[^\x00-\x20<>\x7f]+@[^\x00-\x20<>\x7f]+)>(?P<parameters>(?: [A-Z0-9-]+(?:=[!-<>-~]+)?)*)"
 _MAIL: Final = re.compile(rf"MAIL FROM:{_PATH}")
 _RCPT: Final = re.compile(rf"RCPT TO:{_PATH}")
+_TOKEN: Final = {
+    "XOAUTH2": re.compile(r"user=[^\x01]+\x01auth=Bearer ([^\x01]+)\x01\x01"),
+    "OAUTHBEARER": re.compile(r"n,a=[^\x01,]+,\x01auth=Bearer ([^\x01]+)\x01\x01"),
+}
+_AFTER_REFUSAL: Final = {"XOAUTH2": b"", "OAUTHBEARER": b"AQ=="}
 _NAME: Final = re.compile(r"\[(?:IPv6:[0-9a-f:]+|[0-9.]+)\]|[A-Za-z0-9.-]+")
 
 
@@ -97,6 +102,7 @@ class Postmaster:
     connections: int = 0
     logins: int = 0
     goodbyes: int = 0
+    left: trio.Event = field(default_factory=trio.Event)  # somebody said QUIT
     commands: list[str] = field(default_factory=list)
     bursts: list[int] = field(default_factory=list)  # how many commands came in each read
     mails: list[Mail] = field(default_factory=list)
@@ -267,6 +273,7 @@ class _Talk:
                 await self._answer(Stage.RESET, b"250 2.0.0 as you like\r\n")
             case "QUIT":
                 self.server.goodbyes += 1
+                self.server.left.set()
                 await self._answer(Stage.GOODBYE, b"221 2.0.0 bye\r\n")
                 raise _HangUp
             case _:
@@ -329,12 +336,12 @@ class _Talk:
                 await self._write(b"334 UGFzc3dvcmQ6\r\n")
                 good = (user, _decoded((await self._command(MOST_AUTH)).decode())) == self.server.login
             case _:
-                match = re.fullmatch(r"user=[^\x01]+\x01auth=Bearer ([^\x01]+)\x01\x01", _decoded(initial[0]))
+                match = _TOKEN[mechanism].fullmatch(_decoded(initial[0]))
                 good = match is not None and match[1] == self.server.token
                 if not good:
                     await self._write(b"334 " + base64.b64encode(b'{"status":"400","schemes":"Bearer"}') + b"\r\n")
-                    if await self._command() != b"":
-                        self.server.violated("a refused token wants an empty line")
+                    if await self._command() != _AFTER_REFUSAL[mechanism]:
+                        self.server.violated("not what is said after a refused token")
         reply = b"235 2.7.0 accepted\r\n" if good else b"535 5.7.8 Username and Password not accepted\r\n"
         self.known = await self._answer(Stage.LOGIN, reply) and good
         self.server.logins += self.known
