@@ -190,6 +190,17 @@ def test_a_token_that_is_not_liked_gets_an_empty_line() -> None:
     assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "535 5.7.8")
 
 
+def test_a_token_goes_by_the_standards_way_where_that_alone_is_offered() -> None:
+    result, said = drive(
+        opening(ehlo_name="me", starttls=False, login=Bearer("a,b@c", "tok")),
+        [heard("220 hi"), heard("250 m|AUTH OAUTHBEARER"), heard("334 eyJ9"), heard("535 5.7.8 no")],
+    )
+    assert base64.b64decode(lines(said)[2].split()[2]) == b"n,a=a=2Cb@c,\x01auth=Bearer tok\x01\x01"
+    assert lines(said)[3] == b"AQ==\r\n"
+    assert isinstance(result, Answer)
+    assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "535 5.7.8")
+
+
 def test_credentials_that_no_offer_fits_are_not_said() -> None:
     result, said = drive(
         opening(ehlo_name="me", starttls=False, login=Password("u", "p")),
@@ -318,15 +329,74 @@ def test_a_session_that_was_closed_meanwhile_is_told_apart(bye: Heard, pipelinin
     assert (sent.answer.outcome, sent.stale, sent.reusable) == (Outcome.DEFERRED, True, False)
 
 
+def test_too_fast_is_told_even_if_the_session_was_idle() -> None:
+    sent, _ = drive(transaction(ONE, Features()), [heard("421 4.7.28 unusual rate")])
+    assert (sent.answer.outcome, sent.stale) == (Outcome.THROTTLED, False)
+
+
+def test_copies_that_are_too_many_get_a_transaction_of_their_own_without_a_new_beginning() -> None:
+    sent, said = drive(
+        transaction(THREE, PIPELINING),
+        [
+            heard("250 a", "250 b", "452 4.5.3 too many", "452 4.5.3 too many"),
+            heard("354 d"), Heard(), heard("250 2.0.0 first"),
+            heard("250 a", "550 5.1.1 no such user", "250 c"),
+            heard("354 d"), Heard(), heard("250 2.0.0 second"),
+        ],
+    )  # fmt: skip
+    assert lines(said)[4] == b"MAIL FROM:<hi@shop.in>\r\nRCPT TO:<b@x.in>\r\nRCPT TO:<c@x.in>\r\n"
+    assert [step.begins for step in said if isinstance(step, Say)] == [True] + [False] * 7
+    assert (sent.answer.outcome, sent.answer.provider_message_id) == (Outcome.ACCEPTED, "first")
+    assert (sent.answer.detail, sent.reusable) == ("not taken for b@x.in (550 5.1.1 no such user)", True)
+
+
+def test_a_copy_that_is_always_one_too_many_is_given_up() -> None:
+    sent, said = drive(
+        transaction(THREE, PIPELINING),
+        [
+            heard("250 a", "250 b", "452 4.5.3 x", "250 c"), heard("354 d"), Heard(), heard("250 e"),
+            heard("250 a", "452 4.5.3 x", "354 d"), heard("554 5.5.1 nobody"),
+        ],
+    )  # fmt: skip
+    assert sent.answer.outcome is Outcome.ACCEPTED
+    assert sent.answer.detail == "not taken for b@x.in (deferred: x)"
+    assert lines(said)[-1] == b".\r\n"
+
+
+def test_a_later_transaction_that_is_lost_takes_the_session_and_nothing_else() -> None:
+    sent, _ = drive(
+        transaction(THREE, PIPELINING),
+        [
+            heard("250 a", "250 b", "452 4.5.3 x", "250 c"), heard("354 d"), Heard(), heard("250 e"),
+            heard("250 a", "250 b", "354 d"), Heard(), Heard((), Loss.TIMEOUT, "no answer in time"),
+        ],
+    )  # fmt: skip
+    assert (sent.answer.outcome, sent.reusable) == (Outcome.ACCEPTED, False)
+    assert sent.answer.detail == "not taken for b@x.in (unknown: no answer in time, at the final dot)"
+
+
+def test_why_a_server_breaks_off_within_the_content_is_told_where_it_says_so() -> None:
+    broken = Heard((reply("552 5.3.4 too big"),), Loss.DISCONNECTED, "the connection broke")
+    sent, _ = drive(transaction(ONE, PIPELINING), [heard("250 a", "250 b", "354 c"), broken])
+    assert (sent.answer.outcome, sent.answer.code, sent.reusable) == (Outcome.REJECTED, "552 5.3.4", False)
+
+
+@pytest.mark.parametrize("said", ["250 2.0.0 taken?", "354 go on"])
+def test_what_is_no_refusal_within_the_content_takes_nothing(said: str) -> None:
+    broken = Heard((reply(said),), Loss.DISCONNECTED, "the connection broke")
+    sent, _ = drive(transaction(ONE, PIPELINING), [heard("250 a", "250 b", "354 c"), broken])
+    assert (sent.answer.outcome, sent.reusable) == (Outcome.DEFERRED, False)
+
+
 def test_421_to_a_copy_ends_it_all() -> None:
     sent, _ = drive(transaction(THREE, Features()), [heard("250 a"), heard("250 b"), heard("421 too many")])
     assert (sent.answer.outcome, sent.reusable) == (Outcome.DEFERRED, False)
 
 
-codes = st.sampled_from([200, 220, 235, 250, 251, 334, 354, 421, 450, 454, 500, 503, 535, 550, 552, 554])
-texts = st.sampled_from(["", "ok", "5.1.1 no", "4.7.0 rate", "STARTTLS", "AUTH PLAIN LOGIN", "SIZE 10"]) | st.text(
-    max_size=9
-)
+codes = st.sampled_from([200, 220, 235, 250, 251, 334, 354, 421, 450, 452, 454, 500, 503, 535, 550, 552, 554])
+texts = st.sampled_from(
+    ["", "ok", "5.1.1 no", "4.7.0 rate", "4.5.3 too many", "STARTTLS", "AUTH PLAIN LOGIN", "SIZE 10"]
+) | st.text(max_size=9)
 replies = st.builds(Reply, codes, st.lists(texts, min_size=1, max_size=4).map(tuple))
 
 
