@@ -5,12 +5,14 @@ supervisor, or a more urgent message, can have its turn. Several batches may be 
 take, one load, one claim. A message that no provider can take now is put off; that costs it no attempt.
 
 Where a group of equal providers has one that could be asked but has no room, the message waits for it rather than go
-to a lower group: a full limiter is no fault, and lower groups are for faults.
+to a lower group: a full limiter is no fault, and lower groups are for faults. It waits in that provider's *line*, in
+Redis: so a backlog for one provider keeps nobody behind it from another that is free, and is looked at once, not again
+and again. A second loop serves the lines as room comes up, and empties those of providers that are stopped.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -39,8 +41,10 @@ MOST: Final = 500
 BATCHES: Final = 3
 WAIT_S: Final = 1.0
 LOOK_S: Final = 0.02
-FULL_S: Final = 0.25
-"""How long a hint is put off whose provider has no room just now."""
+LINED_S: Final = 1.0
+"""How often a line is looked at into which nobody here has put anything: others may have."""
+LOOKED_AT_S: Final = 0.0004
+"""A rest for each message that had to be lined up: looking through a long lane is not to keep the calls waiting."""
 OUTAGE_S: Final = 1.0
 HELD: Final = "held"
 """How an attempt without an answer was settled: nobody calls again, and no receipt came."""
@@ -53,7 +57,9 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    pass
+    """This one could be asked, and is full."""
+
+    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class _Plan:
     gone: set[str]
     takes: dict[str, tuple[Loaded, str]] = field(default_factory=dict)
     later: list[Later] = field(default_factory=list)
+    lined: dict[str, list[Hint]] = field(default_factory=lambda: defaultdict(list))
     parks: list[Park] = field(default_factory=list)
     hopeless: list[tuple[str, Hopeless, int]] = field(default_factory=list)
 
@@ -118,13 +125,20 @@ class Dispatcher:
         self._settled = metrics.unknown_settled
         self._failed = metrics.messages.labels(channel, State.FAILED)
         self._unplaced: Counter[Priority] = Counter()
-        self._names = [p.name for p in router.settings.values() if p.channel is channel]
+        self._ushered: Counter[tuple[str, Priority]] = Counter()
+        """Taken out of a provider's line, and not on its desk yet."""
+        self._lined: set[tuple[str, Priority]] = set()
+        """Lines that somebody stands in, as far as is known here."""
+        settings = [p for p in router.settings.values() if p.channel is channel]
+        self._names = [p.name for p in settings]
+        self._equals = {p.name: [q.name for q in settings if q.priority == p.priority and q is not p] for p in settings}
         self._down = False
 
     async def run(self, inbox: Inbox[None]) -> None:
         inbox.started()
         slots = trio.Semaphore(BATCHES)
         async with trio.open_nursery() as batches:
+            batches.start_soon(self._usher, inbox, batches)
             while True:
                 await slots.acquire()
                 if inbox.closed:
@@ -137,7 +151,7 @@ class Dispatcher:
                     continue
                 for hint in hints:
                     self._unplaced[hint.lane.priority] += 1
-                batches.start_soon(self._place, hints, slots)
+                batches.start_soon(self._place, hints, slots, None)
 
     async def _take(self) -> list[Hint]:
         room = self._room()
@@ -169,11 +183,12 @@ class Dispatcher:
 
     def _room(self) -> dict[Priority, int]:
         """How many of each priority one take may move, with what is on its way to the desks counted as there. The room
-        for urgent ones is all that there is: a part of it is open to normal ones, and of that a part to bulk."""
+        for urgent ones is all that there is: a part of it is open to normal ones, and of that a part to bulk. Room at a
+        desk with a line is the line's."""
         rooms: dict[Priority, int] = {}
         free, coming = MOST, sum(self._unplaced.values())
         for priority in Priority:
-            desks = self._open(priority)
+            desks = (d for d in self._open(priority) if (d.settings.name, priority) not in self._lined)
             free = rooms[priority] = max(0, min(free, sum(desk.room(priority) for desk in desks) - coming))
             coming -= self._unplaced[priority]
         return rooms
@@ -184,11 +199,70 @@ class Dispatcher:
         desks = map(self._board.desk, self._names)
         return [desk for desk in desks if desk.blocked(now_s, priority) is None]
 
-    async def _place(self, hints: Sequence[Hint], slots: trio.Semaphore) -> None:
-        """One batch on its way. Cancelled in the middle (a hard stop), its hints stay in hand: the supervisor's
-        death moves them, and the claims it opened are overdue soon."""
+    # ------------------------------------------------------------------------------------------------ lines
+
+    async def _usher(self, inbox: Inbox[None], batches: trio.Nursery) -> None:
+        """Serve the lines, each when its provider, or an equal one, has room, or cannot be asked for a while."""
+        slots = trio.Semaphore(BATCHES)
+        looked_s = dict.fromkeys(self._names, -LINED_S)
+        while not inbox.closed:
+            for name in self._names:
+                now_s = self._clock.boot_s()
+                known = any((name, priority) in self._lined for priority in Priority)
+                if not known and now_s < looked_s[name] + LINED_S:
+                    continue
+                room = self._line_room(name)
+                if not any(room.values()):
+                    continue
+                await slots.acquire()
+                looked_s[name] = now_s
+                if hints := await self._take_lined(name, room):
+                    batches.start_soon(self._place, hints, slots, name)
+                else:
+                    slots.release()
+            await self._room_or(LINED_S)
+
+    def _line_room(self, name: str) -> dict[Priority, int]:
+        """How many of a line may be taken: as many as the provider has room for, or one of its equals. Where it cannot
+        be asked, as many as others have room for, and where nobody can be, all: they are put off then."""
+        rooms: dict[Priority, int] = {}
+        for priority in Priority:
+            desks = {desk.settings.name: desk for desk in self._open(priority)}
+            names = [n for n in (name, *self._equals[name]) if n in desks] if name in desks else list(desks)
+            free = (max(0, desks[n].room(priority) - self._ushered[n, priority]) for n in names)
+            rooms[priority] = min(MOST, sum(free)) if desks else MOST
+        return rooms
+
+    async def _take_lined(self, name: str, room: Mapping[Priority, int]) -> list[Hint]:
+        most = max(room.values())
         try:
-            await self._load_and_claim(hints)
+            hints = await self._queue.take_lined(self._channel, name, room, most=most)
+        except (QueueDown, StaleGeneration) as error:
+            self._outage("queue", error)
+            await trio.sleep(OUTAGE_S * self._clock.random.random())
+            return []
+        taken = Counter(hint.lane.priority for hint in hints)
+        for priority in Priority:
+            self._ushered[name, priority] += taken[priority]
+            if taken[priority] < room[priority] and len(hints) < most:
+                self._lined.discard((name, priority))
+            elif taken[priority]:
+                self._lined.add((name, priority))
+        return hints
+
+    async def _line_up(self, provider: str, hints: Sequence[Hint]) -> None:
+        try:
+            await self._queue.line_up(provider, hints)
+        except (QueueDown, StaleGeneration) as error:
+            self._outage("queue", error)
+
+    # ---------------------------------------------------------------------------------------------- batches
+
+    async def _place(self, hints: Sequence[Hint], slots: trio.Semaphore, line: str | None) -> None:
+        """One batch on its way, out of the lanes or of a provider's line. Cancelled in the middle (a hard stop), its
+        hints stay in hand: the supervisor's death moves them, and the claims it opened are overdue soon."""
+        try:
+            await self._load_and_claim(hints, line)
             self._down = False
         except LedgerDown as error:
             self._outage("ledger", error)
@@ -197,15 +271,18 @@ class Dispatcher:
         finally:
             slots.release()
 
-    async def _load_and_claim(self, hints: Sequence[Hint]) -> None:
+    async def _load_and_claim(self, hints: Sequence[Hint], line: str | None) -> None:
         lanes = {hint.message_id: hint.lane for hint in hints}
         try:
             loaded = {each.tracked.message.id: each for each in await self._ledger.load(list(lanes))}
-            plan = self._plan(loaded, lanes)
+            plan = self._plan(loaded, lanes, line)
         finally:
             # From here on the desks know what was taken; what was not has left room for others.
             for hint in hints:
-                self._unplaced[hint.lane.priority] -= 1
+                if line is None:
+                    self._unplaced[hint.lane.priority] -= 1
+                else:
+                    self._ushered[line, hint.lane.priority] -= 1
             self._board.ring()
         gone = plan.gone
         if plan.takes:
@@ -216,20 +293,23 @@ class Dispatcher:
             await self._give_up(message_id, end, redrives)
         if gone or plan.later:
             await self._settle([*gone, *(each.hint.message_id for each in plan.later)], plan.later)
+        for provider, lined in plan.lined.items():
+            await self._line_up(provider, lined)
+            await trio.sleep(LOOKED_AT_S * len(lined))
 
-    def _plan(self, loaded: Mapping[str, Loaded], lanes: Mapping[str, Lane]) -> _Plan:
+    def _plan(self, loaded: Mapping[str, Loaded], lanes: Mapping[str, Lane], line: str | None) -> _Plan:
         """What is to become of each, in the order in which they were taken; the desks' room is taken at once."""
         plan = _Plan(gone=set(lanes) - set(loaded))
         try:
             for message_id, lane in lanes.items():
                 if (each := loaded.get(message_id)) is not None:
-                    self._decide(each, Hint(message_id, lane), plan)
+                    self._decide(each, Hint(message_id, lane), plan, line)
         except Exception:
             self._leave(plan.takes)
             raise
         return plan
 
-    def _decide(self, each: Loaded, hint: Hint, plan: _Plan) -> None:
+    def _decide(self, each: Loaded, hint: Hint, plan: _Plan, line: str | None) -> None:
         message_id = hint.message_id
         if each.expires_in_s <= 0:
             plan.gone.add(message_id)  # the scheduler ends it
@@ -237,12 +317,13 @@ class Dispatcher:
         if each.due_in_s > 0:
             plan.later.append(Later(hint, each.due_in_s))
             return
-        match self._choose(each):
+        match self._choose(each, lined=line is not None):
             case Take(provider):
                 self._board.desk(provider).enter(each.tracked.message.priority)
                 plan.takes[message_id] = (each, provider)
-            case NoRoom():
-                plan.later.append(Later(hint, FULL_S * (0.5 + self._clock.random.random())))
+            case NoRoom(provider):
+                plan.lined[provider].append(hint)
+                self._lined.add((provider, hint.lane.priority))
             case Blocked(for_s, why, provider):
                 waited_s = (self._clock.now() - each.tracked.message.created_at).total_seconds()
                 wait_s = min(put_off(for_s, why, waited_s), each.expires_in_s)
@@ -292,7 +373,7 @@ class Dispatcher:
             self._leave(lost)
         return set(lost)
 
-    def _choose(self, loaded: Loaded) -> Choice:
+    def _choose(self, loaded: Loaded, *, lined: bool) -> Choice:
         message, standing = loaded.tracked.message, loaded.tracked.standing
         candidates = self._router.candidates(message)
         if not candidates.groups:
@@ -306,12 +387,15 @@ class Dispatcher:
                 return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.", first)
             blocked = self._board.desk(first).blocked(now_s, message.priority)
             if blocked is None:
-                return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom()
+                return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom(first)
             if rule is UnknownRule.ASK:
                 return Blocked(blocked[0], blocked[1], first)
-        return self._walk(candidates, standing.tried, message.priority, now_s)
+        return self._walk(candidates, standing.tried, message.priority, now_s, lined=lined)
 
-    def _walk(self, candidates: Candidates, tried: Sequence[str], priority: Priority, now_s: float) -> Choice:
+    def _walk(
+        self, candidates: Candidates, tried: Sequence[str], priority: Priority, now_s: float, *, lined: bool
+    ) -> Choice:
+        """`lined`: its turn in a line has come; others stand behind those that wait already."""
         stopped: dict[str, tuple[float, WaitingFor]] = {}
         for name in candidates.names:
             if (blocked := self._board.desk(name).blocked(now_s, priority)) is not None:
@@ -321,9 +405,10 @@ class Dispatcher:
                 open_ones = [n for n in group if n not in stopped and n not in skipped]
                 if not open_ones:
                     continue
-                with_room = [n for n in open_ones if self._board.desk(n).room(priority) > 0]
+                free = (n for n in open_ones if lined or (n, priority) not in self._lined)
+                with_room = [n for n in free if self._board.desk(n).room(priority) > 0]
                 if not with_room:
-                    return NoRoom()
+                    return NoRoom(order([open_ones], self._router.weights, self._clock.random.random())[0])
                 if len(with_room) == 1:
                     return Take(with_room[0])
                 return Take(order([with_room], self._router.weights, self._clock.random.random())[0])

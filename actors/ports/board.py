@@ -107,9 +107,10 @@ class Desk:
         more = window > self._window
         sooner = self._blocked_for is not None and (blocked_for is None or blocked_until_s < self._blocked_until_s)
         sooner = sooner or (self._spared is not None and (spared is None or spared[0] < self._spared[0]))
+        stopped = blocked_for is not None and self._blocked_for is None  # then its line goes to others
         self._window, self._blocked_until_s, self._blocked_for = window, blocked_until_s, blocked_for
         self._spared = spared
-        if sooner or more:
+        if sooner or more or stopped:
             self._waiting.unpark_all()
 
     def vacate(self) -> None:

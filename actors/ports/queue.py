@@ -61,6 +61,17 @@ class Queue(Protocol):
     async def hand_back(self, hints: Sequence[Hint]) -> None:
         """From hand to the head of their lanes, in their order."""
 
+    async def line_up(self, provider: str, hints: Sequence[Hint]) -> None:
+        """From hand to the end of the provider's *line*: of those that were looked at, and wait for room there. All
+        are of one channel, the provider's. Lines are the cluster's, as lanes are, so that nobody need look through a
+        long backlog twice."""
+
+    async def take_lined(
+        self, channel: Channel, provider: str, room: Mapping[Priority, int], *, most: int
+    ) -> list[Hint]:
+        """Move up to `most` hints from the head of a provider's line in hand, at most `room` of each priority, urgent
+        first; [] where nobody stands there."""
+
     async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
         """Move due hints from the delayed set to the tails of their lanes; answers them, and in how many seconds the
         next one is due (None: the set is empty)."""
@@ -73,10 +84,10 @@ class Queue(Protocol):
         """Move all that a dead supervisor had in hand back to the lanes; answers how many. Many may do it at once."""
 
     async def depths(self) -> Mapping[Lane, int]:
-        """Hints in each lane, without those in hand or delayed."""
+        """Hints in each lane and its providers' lines, without those in hand or delayed."""
 
     async def hints(self, lane: Lane) -> set[str]:
-        """Every id in the lane, in any supervisor's hand, or delayed: for the audit, read in pages."""
+        """Every id in the lane, in its lines, in any supervisor's hand, or delayed: for the audit, read in pages."""
 
     def on_later(self, channel: Channel, told: Callable[[float], None] | None) -> None:
         """Tell of each call of ours that adds to the channel's delayed set: in how many seconds the soonest is due.

@@ -2,7 +2,7 @@
 
 Keys, all of one provider under one hash tag:
 
-    heliograph:breaker:{name}            hash: epoch, state, since, until, openings, successes, failures
+    heliograph:breaker:{name}            hash: epoch, state, since, until, openings, successes, failures, refused
     heliograph:permits:{name}            half-open permits of that epoch, by the time they run out
     heliograph:pause:{name}              there while nobody gets a slot
     heliograph:bucket:{name}:<run_id>    when the bucket will have leaked empty, microseconds of Redis' clock
@@ -131,6 +131,7 @@ class RedisCoordination:
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
         arguments: list[str | int] = [
             expected_epoch, record.epoch, record.state, _us(record.since_s), _us(record.until_in_s), record.openings,
+            record.refused,
         ]  # fmt: skip
         return _parse(*await self._link.run(CHANGE, _keys(provider), arguments))[0] or NO_RECORD
 
@@ -171,7 +172,7 @@ def _parse(word: str, now_us: str, pause_ms: int) -> tuple[BreakerRecord | None,
     paused_for_s = max(pause_ms, 1) / 1e3 if pause_ms >= 0 else 0.0
     if not word:
         return None, paused_for_s
-    epoch, state, since_us, until_us, openings, permits_out, successes = word.split()
+    epoch, state, since_us, until_us, openings, permits_out, successes, refused = word.split(" ")
     record = BreakerRecord(
         epoch=int(epoch),
         state=BreakerState(state),
@@ -180,6 +181,7 @@ def _parse(word: str, now_us: str, pause_ms: int) -> tuple[BreakerRecord | None,
         openings=int(openings),
         permits_out=int(permits_out),
         successes=int(successes),
+        refused=refused,
     )
     return record, paused_for_s
 

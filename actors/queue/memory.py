@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import heapq
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -72,6 +72,7 @@ class _Lists:
     """One generation's."""
 
     lanes: dict[Lane, deque[str]] = field(default_factory=lambda: {lane: deque() for lane in LANES})
+    lines: defaultdict[tuple[str, Lane], deque[str]] = field(default_factory=lambda: defaultdict(deque))
     hands: defaultdict[str, dict[str, Lane]] = field(default_factory=lambda: defaultdict(dict))
     later: dict[Channel, _Delayed] = field(default_factory=lambda: {channel: _Delayed() for channel in Channel})
 
@@ -274,6 +275,34 @@ class MemoryQueue:
     async def hand_back(self, hints: Sequence[Hint]) -> None:
         await self.settle((), again=hints)
 
+    async def line_up(self, provider: str, hints: Sequence[Hint]) -> None:
+        await self._server.pause()
+        self._hand.drop(hint.message_id for hint in hints)
+        self._server.reached()
+        lists = self._lists()
+        for hint in hints:
+            lists.hands[self._supervisor].pop(hint.message_id, None)
+            lists.lines[provider, hint.lane].append(hint.message_id)
+        self._server.replied()
+
+    async def take_lined(
+        self, channel: Channel, provider: str, room: Mapping[Priority, int], *, most: int
+    ) -> list[Hint]:
+        await _sent(self._server)
+        lists = self._lists()
+        hand = lists.hands[self._supervisor]
+        while True:
+            moved: list[Hint] = []
+            for priority in Priority:
+                line = lists.lines[provider, Lane(channel, priority)]
+                count = min(len(line), room.get(priority, 0), most - len(moved))
+                moved += [Hint(line.popleft(), Lane(channel, priority)) for _ in range(count)]
+            hand.update((hint.message_id, hint.lane) for hint in moved)
+            self._server.replied()
+            new = self._hand.add(moved, self._server.now())
+            if new or not moved:
+                return new
+
     async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
         await _sent(self._server)
         lists = self._lists()
@@ -302,14 +331,19 @@ class MemoryQueue:
 
     async def depths(self) -> Mapping[Lane, int]:
         await _sent(self._server)
-        return {lane: len(ids) for lane, ids in self._lists().lanes.items()}
+        lists = self._lists()
+        lined = Counter(dict.fromkeys(LANES, 0))
+        for (_, lane), line in lists.lines.items():
+            lined[lane] += len(line)
+        return {lane: len(ids) + lined[lane] for lane, ids in lists.lanes.items()}
 
     async def hints(self, lane: Lane) -> set[str]:
         await _sent(self._server)
         lists = self._lists()
         held = {i for hand in lists.hands.values() for i, its_lane in hand.items() if its_lane == lane}
         delayed = {hint.message_id for hint in lists.later[lane.channel].due_us if hint.lane == lane}
-        return held | delayed | set(lists.lanes[lane])
+        lined = {i for (_, its_lane), line in lists.lines.items() if its_lane == lane for i in line}
+        return held | delayed | lined | set(lists.lanes[lane])
 
     def on_later(self, channel: Channel, told: Callable[[float], None] | None) -> None:
         self._listeners.set(channel, told)

@@ -5,6 +5,8 @@ Keys, all of one channel under one hash tag, so that a script reaches them all o
     heliograph:{sms}:generation                    name of the generation in use
     heliograph:<generation>:{sms}:lane:<priority>  list of ids, the next one first
     heliograph:<generation>:{sms}:bell:<priority>  one token while that lane holds anything
+    heliograph:<generation>:{sms}:line:<provider>:<priority>  ids that wait for room at a provider
+    heliograph:<generation>:{sms}:lined            providers that have had a line
     heliograph:<generation>:{sms}:later            ids by due time, microseconds of Redis' clock
     heliograph:<generation>:{sms}:hand:<supervisor>  what it took and has not settled: id to priority
     heliograph:<generation>:{sms}:hands            supervisors that have a hand
@@ -43,6 +45,7 @@ TAKE: Final = Script.load("lanes", "take")
 MOVE: Final = Script.load("lanes", "move")
 WAKE: Final = Script.load("lanes", "wake")
 GIVE_BACK: Final = Script.load("lanes", "give_back")
+LINE: Final = Script.load("lanes", "line")
 
 
 def marker(channel: Channel) -> str:
@@ -58,6 +61,21 @@ class Keys:
 
     def of(self, supervisor: str) -> list[str]:
         return [marker(self.channel), *self.lanes, *self.bells, self.later, self.hand(supervisor), self.hands]
+
+    def line(self, provider: str, supervisor: str) -> list[str]:
+        """As `of`, with a provider's line in the place of the lanes."""
+        lists, bells = self.lists_of_line(provider), self.bells_of_line(provider)
+        return [marker(self.channel), *lists, *bells, self.later, self.hand(supervisor), self.hands, self.lined]
+
+    def lists_of_line(self, provider: str) -> list[str]:
+        return [self._key(f"line:{provider}:{priority}") for priority in ORDER]
+
+    def bells_of_line(self, provider: str) -> list[str]:
+        return [self._key(f"line-bell:{provider}:{priority}") for priority in ORDER]
+
+    @property
+    def lined(self) -> str:
+        return self._key("lined")
 
     @property
     def lanes(self) -> list[str]:
@@ -150,19 +168,51 @@ class RedisQueue:
             await self._listen(channel, room, min(left_s, LISTEN_S))
 
     async def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, share: float) -> list[Hint]:
-        rooms = [max(0, room.get(priority, 0)) for priority in ORDER]
         while True:
             lowest_first = self._turns[channel].lowest_first(share)
-            reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)])
-            if not reply:
+            moved = await self._to_hand(channel, room, most, lowest_first=lowest_first)
+            if not moved:
                 return []
             self._turns[channel].taken()
-            moved: list[Hint] = []
-            for place, ids in zip(reply[::2], reply[1::2], strict=True):
-                lane = Lane(channel, ORDER[int(place) - 1])
-                moved += [Hint(message_id, lane) for message_id in ids.split()]
             if new := self._hand.add(moved, trio.current_time()):
                 return new
+
+    async def take_lined(
+        self, channel: Channel, provider: str, room: Mapping[Priority, int], *, most: int
+    ) -> list[Hint]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        keys = Keys(self._opened(), channel).line(provider, self._supervisor)[:-1]
+        while moved := await self._to_hand(channel, room, most, keys=keys):
+            if new := self._hand.add(moved, trio.current_time()):
+                return new
+        return []
+
+    async def line_up(self, provider: str, hints: Sequence[Hint]) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ids: tuple[list[str], ...] = tuple([] for _ in ORDER)
+        for hint in hints:
+            ids[PLACE[hint.lane.priority]].append(hint.message_id)
+        dropped, channel = _ids(hints), hints[0].lane.channel
+        self._hand.drop(dropped)  # first: what then fails to leave the list is found by the sweep
+        keys = Keys(self._opened(), channel).line(provider, self._supervisor)
+        await self._run(LINE, channel, [provider, *(" ".join(words) for words in (dropped, *ids))], keys=keys)
+
+    async def _to_hand(
+        self,
+        channel: Channel,
+        room: Mapping[Priority, int],
+        most: int,
+        *,
+        lowest_first: bool = False,
+        keys: list[str] | None = None,
+    ) -> list[Hint]:
+        rooms = [max(0, room.get(priority, 0)) for priority in ORDER]
+        reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)], keys=keys)
+        moved: list[Hint] = []
+        for place, ids in zip(reply[::2], reply[1::2], strict=True):
+            lane = Lane(channel, ORDER[int(place) - 1])
+            moved += [Hint(message_id, lane) for message_id in ids.split()]
+        return moved
 
     async def _listen(self, channel: Channel, room: Mapping[Priority, int], wait_s: float) -> None:
         """Wait for a bell of a lane that there is room for."""
@@ -202,22 +252,34 @@ class RedisQueue:
         return moved
 
     async def depths(self) -> Mapping[Lane, int]:
-        lanes = {Lane(c, p): self._keys[c][1 + place] for c in self._keys for p, place in PLACE.items()}
+        lists: list[tuple[Lane, str]] = []
+        for channel in self._keys:
+            keys = Keys(self._opened(), channel)
+            lists += [(Lane(channel, p), keys.lanes[place]) for p, place in PLACE.items()]
+            for provider in await self._read("SMEMBERS", channel, keys.lined):
+                lists += [(Lane(channel, p), keys.lists_of_line(provider)[place]) for p, place in PLACE.items()]
         with _stale():
-            counts = (await self._link.exchange([("LLEN", key) for key in lanes.values()], on=self._server)).replies
-        return dict(zip(lanes, counts, strict=True))
+            counts = (await self._link.exchange([("LLEN", key) for _, key in lists], on=self._server)).replies
+        depths = dict.fromkeys((lane for lane, _ in lists), 0)
+        for (lane, _), count in zip(lists, counts, strict=True):
+            depths[lane] += count
+        return depths
 
     async def hints(self, lane: Lane) -> set[str]:
-        """Later ones first, then the lane from its tail, then the hands: the way that hints go, so that few can
-        slip from a place not read yet to one already read."""
+        """Later ones first, then the lane from its tail, then lines, then the hands: the way that hints go, so that
+        few can slip from a place not read yet to one already read."""
         keys, place = Keys(self._opened(), lane.channel), str(PLACE[lane.priority] + 1)
         found: set[str] = set()
         async for members in self._scan("ZSCAN", lane.channel, keys.later, "MATCH", f"{place}:*"):
             found.update(member[2:] for member in members[::2])
-        end = -1
-        while page := await self._read("LRANGE", lane.channel, keys.lanes[PLACE[lane.priority]], end - PAGE + 1, end):
-            found.update(page)
-            end -= PAGE
+        place_in_order = PLACE[lane.priority]
+        lined = await self._read("SMEMBERS", lane.channel, keys.lined)
+        lines = [keys.lists_of_line(provider)[place_in_order] for provider in lined]
+        for each in (keys.lanes[place_in_order], *lines):
+            end = -1
+            while page := await self._read("LRANGE", lane.channel, each, end - PAGE + 1, end):
+                found.update(page)
+                end -= PAGE
         for supervisor in await self._read("SMEMBERS", lane.channel, keys.hands):
             async for entries in self._scan("HSCAN", lane.channel, keys.hand(supervisor)):
                 found.update(i for i, its in zip(entries[::2], entries[1::2], strict=True) if its == place)
@@ -302,7 +364,10 @@ class RedisQueue:
                 keys = Keys(former, channel)
                 owners = await self._read("SMEMBERS", channel, keys.hands)
                 hands = [keys.hand(owner) for owner in owners]
-                await self._read("UNLINK", channel, keys.hands, *keys.lanes, *keys.bells, keys.later, *hands)
+                lined = await self._read("SMEMBERS", channel, keys.lined)
+                lines = [key for p in lined for key in (*keys.lists_of_line(p), *keys.bells_of_line(p))]
+                lists = (*keys.lanes, *keys.bells, keys.later, *hands, keys.lined, *lines)
+                await self._read("UNLINK", channel, keys.hands, *lists)
 
 
 def _ids(hints: Iterable[Hint]) -> list[str]:

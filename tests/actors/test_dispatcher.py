@@ -17,7 +17,6 @@ from tests.support.dispatch_world import LONGEST_CALL_S, DispatchWorld, provider
 from tests.support.stage import Stage
 
 SOON = 0.01
-PUT_OFF_AT_MOST_S = 0.375
 
 
 @pytest.fixture
@@ -272,13 +271,13 @@ async def test_a_full_group_is_waited_for_and_a_stopped_one_stepped_around(
     await world.post(3, priority=Priority.URGENT)
     await trio.sleep(SOON)
     assert (len(world.handed("upper")), world.handed("lower")) == (2, [])
-    [waits] = world.delayed().values()
-    assert 0 < waits <= PUT_OFF_AT_MOST_S
+    [waits] = world.line("upper")
 
     world.block("upper", 60.0, window=2)
     [hint] = await world.post()
     await trio.sleep(SOON)
-    assert world.ids("lower") == [hint.message_id]
+    assert world.ids("lower") == [waits, hint.message_id]
+    assert world.line("upper") == []
 
 
 async def test_equals_share_by_weight(stage: Stage, autojump_clock: object) -> None:
@@ -302,6 +301,95 @@ async def test_a_full_equal_leaves_its_share_to_the_other(stage: Stage, autojump
     assert (len(world.handed("x")), len(world.handed("y"))) == (1, 4)
 
 
+# ------------------------------------------------------------------------------------------------------- lines
+
+
+class CountsLoads:
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+        self.loaded = 0
+
+    async def load(self, ids: Sequence[str]) -> list[Loaded]:
+        self.loaded += len(ids)
+        loaded: list[Loaded] = await self._ledger.load(ids)
+        return loaded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
+async def test_a_backlog_for_a_full_provider_is_looked_through_once_and_keeps_its_order(
+    stage: Stage, autojump_clock: object
+) -> None:
+    world = DispatchWorld(stage, provider("full", priority=1), provider("idle", priority=2))
+    world.ledger = counted = CountsLoads(world.ledger)
+    world.window("full", 1)
+    await world.start()
+    posted = await world.post(300, priority=Priority.URGENT)
+    await trio.sleep(60)
+    assert counted.loaded == 300
+    handed = world.ids("full")
+    for _ in range(20):
+        world.board.desk("full").leave(Priority.URGENT)
+        await trio.sleep(SOON)
+        handed += world.ids("full")
+    assert handed == [hint.message_id for hint in posted[:21]]
+    assert world.line("full") == [hint.message_id for hint in posted[21:]]
+    assert world.handed("idle") == []
+
+
+async def test_those_behind_a_backlog_reach_another_provider_that_is_free(stage: Stage, autojump_clock: object) -> None:
+    world = DispatchWorld(stage, provider("full"), provider("free"))
+    world.window("full", 1)
+    await world.start()
+    await world.post(500, providers=("full",))
+    behind = await world.post(3, providers=("free",))
+    await trio.sleep(2)
+    assert world.ids("free") == [hint.message_id for hint in behind]
+
+
+async def test_one_who_comes_later_stands_behind_those_in_the_line(stage: Stage, autojump_clock: object) -> None:
+    world = DispatchWorld(stage, provider("x", priority=1), provider("y", priority=2))
+    world.window("x", 0)
+    await world.start()
+    first = await world.post(2, priority=Priority.URGENT)
+    await trio.sleep(SOON)
+    world.window("x", 2)
+    last = await world.post(1, priority=Priority.URGENT)
+    await trio.sleep(SOON)
+    world.window("x", 3)
+    await trio.sleep(SOON)
+    assert world.ids("x") == [hint.message_id for hint in (*first, *last)]
+
+
+async def test_a_line_is_served_by_an_equal_that_has_room(stage: Stage, autojump_clock: object) -> None:
+    world = DispatchWorld(stage, provider("x"), provider("y"), provider("z", priority=99))
+    world.window("x", 0)
+    world.window("y", 0)
+    await world.start()
+    await world.post(4, priority=Priority.URGENT)
+    await trio.sleep(SOON)
+    assert len(world.line("x")) + len(world.line("y")) == 4
+    world.window("y", 10)
+    await trio.sleep(SOON)
+    assert len(world.handed("y")) == 4
+
+
+async def test_a_line_left_by_one_that_died_is_found_by_another(stage: Stage, autojump_clock: object) -> None:
+    world = DispatchWorld(stage, provider("x", priority=1), provider("y", priority=2))
+    world.window("x", 0)
+    _, scope = await world.start()
+    posted = await world.post(3)
+    await trio.sleep(SOON)
+    scope.cancel()
+    world.window("x", 10)
+    other = stage.queue("b")
+    await other.open("g")
+    await stage.start("dispatcher/sms of b", lambda: world.build("b", other))
+    await trio.sleep(2)
+    assert world.ids("x") == [hint.message_id for hint in posted]
+
+
 # --------------------------------------------------------------------------- an attempt that was never answered
 
 
@@ -323,7 +411,10 @@ async def test_it_waits_for_room_at_its_provider_rather_than_go_to_another(
     hint = await world.left_unanswered_by("y")
     await trio.sleep(SOON)
     assert world.handed("x") == []
-    assert 0 < world.delayed()[hint.message_id] <= PUT_OFF_AT_MOST_S
+    assert world.line("y") == [hint.message_id]
+    world.board.desk("y").leave(Priority.NORMAL)
+    await trio.sleep(SOON)
+    assert world.ids("y") == [hint.message_id]
 
 
 async def test_where_its_provider_is_stopped_ask_waits_and_retry_goes_on_to_another(

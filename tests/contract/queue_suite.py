@@ -144,6 +144,44 @@ class QueueSuite:
         assert await take(second) == [4, 1, 2, 3]
         assert await second.adopt("a") == 0
 
+    async def test_a_line_gives_back_in_order_what_was_put_there_by_whomever(self, world: QueueWorld):
+        first, second = await world.queue("a"), await world.queue("b")
+        await first.push([*hints(BULK, 1, 2), *hints(URGENT, 3), *hints(BULK, 4, 5)])
+        await take(first)
+        await first.line_up("one", [*hints(BULK, 1, 2), *hints(URGENT, 3)])
+        await first.line_up("two", hints(BULK, 4))
+        await first.line_up("one", hints(BULK, 5))
+        assert await take(first) == await take(second) == []
+        some = {Priority.URGENT: 5, Priority.NORMAL: 5, Priority.BULK: 2}
+        assert ids(await second.take_lined(SMS, "one", some, most=10)) == [3, 1, 2]
+        assert ids(await second.take_lined(SMS, "one", PLENTY, most=10)) == [5]
+        assert ids(await first.take_lined(SMS, "two", PLENTY, most=0)) == []
+        assert ids(await first.take_lined(SMS, "two", PLENTY, most=10)) == [4]
+        assert await second.take_lined(SMS, "one", PLENTY, most=10) == []
+        assert await second.take_lined(Channel.EMAIL, "two", PLENTY, most=10) == []
+
+    async def test_what_stands_in_a_line_counts_as_waiting_in_its_lane_and_outlives_its_putter(self, world: QueueWorld):
+        queue, other = await world.queue("a"), await world.queue("b")
+        await queue.push(hints(NORMAL, 1, 2, 3))
+        await take(queue)
+        await queue.line_up("one", hints(NORMAL, 1, 2))
+        assert (await queue.depths())[NORMAL] == 2
+        assert await other.hints(NORMAL) == {hint.message_id for hint in hints(NORMAL, 1, 2, 3)}
+        assert await other.adopt("a") == 1
+        assert await take(other) == [3]
+        assert ids(await other.take_lined(SMS, "one", PLENTY, most=10)) == [1, 2]
+        third = await world.queue("c")
+        assert await third.adopt("b") == 3
+        assert sorted(await take(third)) == [1, 2, 3]
+
+    async def test_a_hint_doubled_into_a_line_is_given_once(self, world: QueueWorld):
+        queue = await world.queue("a")
+        await queue.push(hints(NORMAL, 1, 1, 2))
+        assert await take(queue, 1) == [1]
+        await queue.line_up("one", hints(NORMAL, 1))
+        assert await take(queue) == [1, 2]
+        assert await queue.take_lined(SMS, "one", PLENTY, most=10) == []
+
     async def test_hints_that_are_due_are_moved_to_the_tails_of_their_lanes(self, world: QueueWorld):
         queue = await world.queue("a")
         [soon, urgent, never] = [*hints(NORMAL, 1), *hints(URGENT, 2), *hints(NORMAL, 3)]
@@ -378,6 +416,8 @@ class QueueSuite:
             lambda: queue.sweep(),
             lambda: queue.adopt("b"),
             lambda: queue.hints(NORMAL),
+            lambda: queue.line_up("one", [hint]),
+            lambda: queue.take_lined(SMS, "one", PLENTY, most=1),
         ]
         for call in calls:
             with pytest.raises(StaleGeneration):

@@ -10,7 +10,7 @@ import trio
 from heliograph.actors.dispatcher import Dispatcher
 from heliograph.actors.kernel.actor import Inbox, Mailbox
 from heliograph.actors.model.attempt import Answer, Outcome
-from heliograph.actors.model.message import Channel, Message, Move, Priority, Standing, State, WaitingFor
+from heliograph.actors.model.message import Channel, Lane, Message, Move, Priority, Standing, State, WaitingFor
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import DeliverySettings
 from heliograph.actors.policy.route import Router
@@ -113,6 +113,11 @@ class DispatchWorld:
         now_us = self.stage.redis.now_us()
         due_us = self._lists.later[Channel.SMS].due_us
         return {hint.message_id: (at_us - now_us) / 1e6 for hint, at_us in due_us.items()}
+
+    def line(self, provider: str) -> list[str]:
+        """Who stands in a provider's line, urgent ones first."""
+        lines = self._lists.lines
+        return [i for priority in Priority for i in lines.get((provider, Lane(Channel.SMS, priority)), ())]
 
     async def standing(self, hint: Hint) -> Standing:
         return (await self.stage.ledger.messages.get(hint.message_id, tenant=None)).standing
