@@ -39,7 +39,7 @@ test: $(STAMP_DEV) ## every test that needs PyPI only, on real PostgreSQL and Re
 # Collected by themselves: trio-asyncio, once imported, makes every asyncio loop its own, and playwright needs a plain one.
 test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Debian package
 	@missing=; \
-	for tool in chromium:chromium prometheus:prometheus promtool:prometheus; do \
+	for tool in chromium:chromium prometheus:prometheus promtool:prometheus node:nodejs npm:npm; do \
 	  command -v "$${tool%%:*}" >/dev/null 2>&1 || missing="$$missing $${tool##*:}"; \
 	done; \
 	if [ -n "$$missing" ]; then \
