@@ -32,6 +32,7 @@ class SendGridCourier(HttpCourier):
         api_key = settings.credentials["api_key"]
         super().__init__(settings, BASE_URL, [api_key], transport)
         self._batch = settings.batch
+        self._traced = bool(settings.receipts)
         self.account = SendGridAccount(
             api_key=api_key,
             prefix=self.base.prefix,
@@ -55,7 +56,9 @@ class SendGridCourier(HttpCourier):
         finding = judge(answer)
         if len(calls) > 1 and finding.verdict.outcome is Outcome.REJECTED:
             return self._parted(calls, finding, culprits(answer))
-        return [finding.answer(_named(call.message)) for call in calls]
+        # An event of a mail whose custom arguments were lost on the way is known by the id of its call.
+        traced = self._traced and finding.provider_message_id is not None
+        return [replace(finding.answer(_named(call.message)), traced=traced) for call in calls]
 
     def _parted(self, calls: Sequence[ProviderCall], finding: Finding, said: Mapping[int, str]) -> Sequence[Answer]:
         """Those named are refused; the others were not sent for their neighbours' sake.

@@ -163,9 +163,7 @@ def _public_key(settings: ProviderSettings) -> EllipticCurvePublicKey:
     """As SendGrid shows it: base64 of a DER SubjectPublicKeyInfo; lines and PEM's armour around it do no harm."""
     given = settings.receipts.get("public_key")
     if given is None:
-        raise fault(
-            settings, "receipts.public_key", "missing; SendGrid shows it beside the Signed Event Webhook"
-        )
+        raise fault(settings, "receipts.public_key", "missing; SendGrid shows it beside the Signed Event Webhook")
     try:
         key = load_der_public_key(base64.b64decode(_ARMOUR.sub("", str(given)), validate=True))
     except (ValueError, UnsupportedAlgorithm):

@@ -412,6 +412,13 @@ def test_what_concerns_the_account_is_a_notice_and_no_receipt() -> None:
     assert a_reader().read(posted(body)) == Reports(ignored=1, notices=("account_status_change compliance_suspend",))
 
 
+async def test_a_mail_is_findable_by_the_id_of_its_call_where_receipts_are_taken() -> None:
+    for receipts in ({}, {"public_key": VECTOR_KEY}):
+        async with sendgrid(receipts=receipts, batch=10) as (courier, _):
+            answers = await sent(courier, a_mail("a@example.net"), a_mail("b@example.net"))
+            assert [(a.provider_message_id, a.traced) for a in answers] == 2 * [("sg-1", bool(receipts))]
+
+
 def test_the_time_of_an_event_is_the_providers_own() -> None:
     reports = a_reader().read(posted())
     assert isinstance(reports, Reports)
