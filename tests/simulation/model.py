@@ -255,7 +255,7 @@ class Explored:
     stuck: World | None
 
 
-def explore(guards: Guards = Guards()) -> Explored:  # noqa: B008 - a frozen value
+def explore(guards: Guards = Guards()) -> Explored:
     """Every state that can be reached, breadth first, until one is wrong."""
     start = World()
     came: dict[World, tuple[World, str] | None] = {start: None}
