@@ -20,7 +20,7 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import Channel, State
-from heliograph.actors.ports.ledger import Acceptance, Accepted, IntakeLedger, Mismatch, Replay
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, IntakeLedger
 from heliograph.actors.ports.queue import Hint, Later
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ COMMIT_LIMIT_S: Final = 10.0
 @dataclass(frozen=True, slots=True)
 class Accept:
     acceptance: Acceptance
-    reply: Reply[Accepted | Replay | Mismatch]
+    reply: Reply[Admission]
 
 
 class Intake:
@@ -85,7 +85,7 @@ class Intake:
         for accept, result in zip(group, results, strict=True):
             accept.reply.send(result)
 
-    def _count_and_announce(self, group: Sequence[Accept], results: Sequence[Accepted | Replay | Mismatch]) -> None:
+    def _count_and_announce(self, group: Sequence[Accept], results: Sequence[Admission]) -> None:
         hints: list[Hint] = []
         later: list[Later] = []
         entered: Counter[tuple[Channel, State]] = Counter()

@@ -14,7 +14,7 @@ from heliograph.actors.model.settings import Config
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.coordination import Coordination
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
+from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Services:
     coordination: Coordination
     metrics: Metrics
     registry: CollectorRegistry
-    accept: Callable[[Acceptance], Awaitable[Accepted | Replay | Mismatch]]
+    accept: Callable[[Acceptance], Awaitable[Admission]]
     stats: Callable[[], Awaitable[Stats]]
     readiness: Callable[[], Mapping[str, Check]]
     draining: Callable[[], bool]

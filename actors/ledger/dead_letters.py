@@ -8,6 +8,7 @@ from typing import Any, Final, LiteralString
 
 from heliograph.actors.ledger.edges import Edges
 from heliograph.actors.ledger.pool import Connection, Pool
+from heliograph.actors.ledger.suppressions import suppressed
 from heliograph.actors.ledger.tallies import DEAD_LETTER
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterFilter, DeadLetterGroup, DeadLetterState
 from heliograph.actors.model.errors import NotFound
@@ -52,8 +53,10 @@ WHERE channel = '' AND counted LIKE 'dead_letter/%%' GROUP BY counted"""
 # By dead_letters_to_retry.
 TO_RETRY: Final = """
 SELECT id FROM dead_letters WHERE next_auto_retry_at <= now() ORDER BY next_auto_retry_at LIMIT %s"""
-STILL_TO_RETRY: Final = """
-SELECT id FROM dead_letters WHERE id = ANY(%s) AND state = 'open' AND next_auto_retry_at <= now()"""
+STILL_TO_RETRY: Final = f"""
+SELECT d.id, {suppressed("d")} FROM dead_letters AS d
+WHERE d.id = ANY(%s) AND d.state = 'open' AND d.next_auto_retry_at <= now()"""  # noqa: S608
+LEAVE: Final = "UPDATE dead_letters SET next_auto_retry_at = NULL, updated_at = now() WHERE id = ANY(%s)"
 
 
 class PostgresDeadLetters:
@@ -85,8 +88,10 @@ class PostgresDeadLetters:
             if not found:
                 return []
             edges = await Edges.lock(connection, (row[0] for row in found), skip_locked=True)
-            due = [edges.held[row[0]] for row in await connection.rows(STILL_TO_RETRY, (list(edges.held),))]
-            dead = [held for held in due if held.state in DEAD]
+            due: dict[str, bool] = dict(await connection.rows(STILL_TO_RETRY, (list(edges.held),)))
+            if forbidden := [message_id for message_id, is_suppressed in due.items() if is_suppressed]:
+                await connection.rows(LEAVE, (forbidden,))
+            dead = [h for i, h in edges.held.items() if due.get(i) is False and h.state in DEAD]
             for held in dead:
                 edges.redrive(held, expires_after_s=expires_after_s, supervisor=supervisor)
             await edges.write(connection)

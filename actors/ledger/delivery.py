@@ -10,20 +10,22 @@ that no plan can read more than the rows asked for: `m.id = ANY(…)` is said ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges, Held
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import TRACKED, TRACKED_WIDTH, json_of, tracked_of
+from heliograph.actors.ledger.suppressions import among, enter, suppress, suppressed
 from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
 from heliograph.actors.model.identity import time_prefix
-from heliograph.actors.model.message import Lane, Reason, State, Tracked
+from heliograph.actors.model.message import Channel, Lane, Reason, State, Tracked
 from heliograph.actors.policy.lifecycle import Event
 from heliograph.actors.ports.ledger import (
     Claimed,
     ClaimRequest,
+    Entry,
     Finish,
     Finished,
     Loaded,
@@ -34,15 +36,15 @@ from heliograph.actors.ports.ledger import (
 
 # By the primary keys of all three.
 LOAD: Final = f"""
-SELECT {TRACKED}, date_part('epoch', m.due_at - now()), date_part('epoch', m.expires_at - now())
+SELECT {TRACKED}, date_part('epoch', m.due_at - now()), date_part('epoch', m.expires_at - now()), {suppressed("c")}
 FROM messages AS m JOIN contents AS c USING (id)
 WHERE m.id = ANY(%s) AND m.state || '' IN ('queued', 'scheduled')
   AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)"""  # noqa: S608
 
 # By the primary key, in the order given. The lock makes us wait for whoever is moving the message, and then looks at
 # what became of it; the key of `claims` makes the second of two claims fail. A scheduled one that is due is woken on
-# the way.
-CLAIM: Final = """
+# the way. Where anybody is suppressed its recipient is looked at too: an entry may have come after LOAD.
+CLAIM: Final = f"""
 WITH wanted AS (
     SELECT * FROM unnest(%s::text[], %s::text[], %s::double precision[]) AS w (id, provider, hold_s)
 ), held AS (
@@ -52,6 +54,8 @@ WITH wanted AS (
         WHERE id = w.id AND state || '' IN ('queued', 'scheduled') AND due_at <= now() AND expires_at > now()
         FOR NO KEY UPDATE
     ) AS m
+    WHERE NOT EXISTS (SELECT FROM suppressions)
+       OR NOT EXISTS (SELECT FROM contents AS c WHERE c.id = m.id AND {suppressed("c")})
 ), won AS (
     INSERT INTO claims (message_id, channel, number, provider, supervisor, started_at, reclaim_at)
     SELECT id, channel, attempts + 1, provider, %s, now(), now() + hold_s * interval '1 second'
@@ -76,7 +80,7 @@ WITH wanted AS (
     ON CONFLICT (writer, channel, counted) DO UPDATE
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
-SELECT message_id, number, started_at FROM won"""
+SELECT message_id, number, started_at FROM won"""  # noqa: S608 - all its parts are constants of ours
 
 # By the primary keys. Takes those whose claim is ours and still open: the claim is read as of the statement's
 # beginning, and `attempts` of the row as it is once we have its lock, which every other end of the claim moves on.
@@ -131,6 +135,9 @@ WHERE m.state IN ('queued', 'scheduled') AND m.expires_at <= now()
   AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)
 ORDER BY m.expires_at
 LIMIT %s"""
+
+# By the primary key.
+RECIPIENTS: Final = "SELECT id, tenant, channel, recipient FROM contents WHERE id = ANY(%s)"
 
 # By the primary keys.
 READ: Final = f"SELECT {TRACKED} FROM messages AS m JOIN contents AS c USING (id) WHERE m.id = ANY(%s)"  # noqa: S608
@@ -205,8 +212,17 @@ class PostgresDelivery:
     async def load(self, ids: Sequence[str]) -> list[Loaded]:
         if not ids:
             return []
-        rows = await self._pool.rows(LOAD, (list(ids),))
-        return [Loaded(tracked_of(row), row[TRACKED_WIDTH], row[TRACKED_WIDTH + 1]) for row in rows]
+        loaded: list[Loaded] = []
+        refused: list[str] = []
+        for row in await self._pool.rows(LOAD, (list(ids),)):
+            due_in_s, expires_in_s, is_suppressed = row[TRACKED_WIDTH:]
+            if is_suppressed:
+                refused.append(row[0])
+            else:
+                loaded.append(Loaded(tracked_of(row), due_in_s, expires_in_s))
+        if refused:
+            await self._pool.transact(lambda connection: suppress(connection, refused))
+        return loaded
 
     async def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
         wanted = sorted({request.message_id: request for request in requests}.values(), key=_message_id)
@@ -224,6 +240,7 @@ class PostgresDelivery:
     async def release(self, claims: Sequence[tuple[str, int]], *, supervisor: str) -> None:
         async def work(connection: Connection) -> None:
             edges = await Edges.lock(connection, (message_id for message_id, _ in claims))
+            forbidden = await among(connection, edges.held)
             for message_id, number in claims:
                 held = edges.held.get(message_id)
                 if held is None or (claim := held.claim) is None:
@@ -234,6 +251,8 @@ class PostgresDelivery:
                     edges.sent(held, held.landed, supervisor)
                 else:
                     edges.change(held, Event.RETURNED, supervisor)
+                    if message_id in forbidden:
+                        edges.change(held, Event.SUPPRESSED, **NOTHING_AWAITED)
             await edges.write(connection)
 
         if claims:
@@ -260,6 +279,10 @@ class PostgresDelivery:
     async def _finish(self, connection: Connection, finishes: Sequence[Finish], supervisor: str) -> dict[str, Finished]:
         edges = await Edges.lock(connection, (f.message_id for f in finishes))
         await edges.look_for_unsettled(connection, list(edges.held))
+        if blamed := {f.message_id: f for f in finishes if f.answer is not None and f.answer.suppress is not None}:
+            await self._enter(connection, blamed, edges)
+        returning = [f.message_id for f in finishes if f.move.state is State.QUEUED or f.message_id in blamed]
+        forbidden = await among(connection, returning)
         results: dict[str, Finished] = {}
         for finish in finishes:
             held = edges.held.get(finish.message_id)
@@ -271,6 +294,8 @@ class PostgresDelivery:
                 _end(edges, held, finish, supervisor)
             elif not finish.overdue_only:
                 _late(edges, held, finish)
+            if held.id in forbidden and held.waits:
+                edges.change(held, Event.SUPPRESSED, **NOTHING_AWAITED)
             queued = applied and held.standing.state is State.QUEUED
             results[held.id] = Finished(
                 message_id=held.id,
@@ -280,6 +305,26 @@ class PostgresDelivery:
             )
         await edges.write(connection)
         return results
+
+    async def _enter(self, connection: Connection, blamed: Mapping[str, Finish], edges: Edges) -> None:
+        """The recipients that answers say to suppress. Also those of a claim that was closed by somebody else: what the
+        provider says of its recipient is true all the same."""
+        entries: list[Entry] = []
+        for message_id, tenant, channel, recipient in await connection.rows(RECIPIENTS, (list(blamed),)):
+            finish = blamed[message_id]
+            if finish.answer is not None and finish.answer.suppress is not None:
+                entries.append(
+                    Entry(
+                        tenant=tenant,
+                        channel=Channel(channel),
+                        recipient=recipient,
+                        reason=finish.answer.suppress,
+                        detail=finish.answer.detail,
+                        provider=finish.provider,
+                        message_id=message_id,
+                    )
+                )
+        await enter(connection, entries, held=edges.held)
 
     # ------------------------------------------------------------------------------------------- waiting
 
@@ -395,6 +440,7 @@ def _is_plain(finish: Finish) -> bool:
         and finish.settles is None
         and not finish.overdue_only
         and not finish.move.tried
+        and finish.answer.suppress is None
     )
 
 

@@ -2,21 +2,32 @@
 
 Without idempotency keys that is one statement. With them, the keys are written first, in order, in the same
 transaction; whoever comes second with a key waits for the first one's commit and is answered as the first was.
+
+The same statement looks for suppressed recipients, and leaves out the requests that have one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import json_of, refuse_nul
+from heliograph.actors.ledger.suppressions import suppressed
 from heliograph.actors.policy.lifecycle import BIRTHS
-from heliograph.actors.ports.ledger import Acceptance, Accepted, IdempotencyRecord, Mismatch, Replay
+from heliograph.actors.ports.ledger import (
+    Acceptance,
+    Accepted,
+    Admission,
+    IdempotencyRecord,
+    Mismatch,
+    Replay,
+    Suppressed,
+)
 
 # Into messages (its primary key, and the two indexes of what waits) and contents (its primary key, by channel, tenant,
 # recipient and tag). A message that is there already is a commit in doubt, repeated: it is not counted again.
-ACCEPT: Final = """
+ACCEPT: Final = f"""
 WITH posted AS (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%s::json) AS (
@@ -24,16 +35,19 @@ WITH posted AS (
             content json, created_at timestamptz, expires_at timestamptz, send_at timestamptz, providers text[],
             tags text[], metadata json, parts smallint, webhook_url text, traceparent text
         ),
-        unnest(%s::text[])
+        unnest(%s::text[]), unnest(%s::integer[])
     ) AS p (
         id, tenant, key_id, live, channel, priority, category, recipient, content, created_at, expires_at, send_at,
-        providers, tags, metadata, parts, webhook_url, traceparent, state
+        providers, tags, metadata, parts, webhook_url, traceparent, state, request
     )
+), hit AS (
+    SELECT p.request, p.id FROM posted AS p WHERE p.state <> 'suppressed' AND {suppressed("p")}
 ), stored AS (
     INSERT INTO messages (id, channel, priority, state, due_at, expires_at, updated_at, waiting_for, touched_by)
     SELECT id, channel, priority, state, CASE WHEN state = 'scheduled' THEN coalesce(send_at, now()) ELSE now() END,
            expires_at, now(), CASE WHEN state = 'scheduled' THEN 'send_at' END, %s
     FROM posted
+    WHERE request <> ALL (ARRAY(SELECT request FROM hit))
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, state
 ), counted AS (
@@ -44,15 +58,18 @@ WITH posted AS (
     ORDER BY channel, counted
     ON CONFLICT (writer, channel, counted) DO UPDATE
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
+), kept AS (
+    INSERT INTO contents (
+        id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
+        tags, metadata, parts, webhook_url, traceparent
+    )
+    SELECT id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
+           tags, metadata, parts, webhook_url, traceparent
+    FROM posted
+    WHERE request <> ALL (ARRAY(SELECT request FROM hit))
+    ON CONFLICT (id) DO NOTHING
 )
-INSERT INTO contents (
-    id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers, tags,
-    metadata, parts, webhook_url, traceparent
-)
-SELECT id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
-       tags, metadata, parts, webhook_url, traceparent
-FROM posted
-ON CONFLICT (id) DO NOTHING"""
+SELECT request, id FROM hit"""  # noqa: S608 - all its parts are constants of ours
 
 # By the primary key. One that is a day old is as good as none.
 REMEMBER: Final = """
@@ -62,6 +79,11 @@ ON CONFLICT (key_id, route, key) DO UPDATE
 SET fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body, created_at = now()
 WHERE i.created_at <= now() - interval '24 hours'
 RETURNING key_id, route, key"""
+
+# By the primary key. What was written above for requests that are not stored after all.
+FORGET: Final = """
+DELETE FROM idempotency AS i USING unnest(%s::text[], %s::text[], %s::text[]) AS k (key_id, route, key)
+WHERE i.key_id = k.key_id AND i.route = k.route AND i.key = k.key"""
 
 # By the primary key; the limit keeps the planner from any other way.
 RECALL: Final = """
@@ -81,26 +103,33 @@ class PostgresIntake:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
+    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Admission]:
         if not all(BIRTHS.issuperset(acceptance.states) for acceptance in batch):
             raise ValueError("a message is born queued, scheduled or suppressed")
 
-        async def store(connection: Connection, accepted: Sequence[Acceptance]) -> None:
-            messages = [message for acceptance in accepted for message in acceptance.messages]
-            states = [str(state) for acceptance in accepted for state in acceptance.states]
-            if messages:
-                await connection.rows(ACCEPT, (json_of(messages), states, supervisor, connection.writer))
+        async def store(connection: Connection, requests: Sequence[int]) -> dict[int, Suppressed]:
+            """Those that were not stored. `requests` are indexes of `batch`."""
+            given = [(n, m, str(s)) for n in requests for m, s in zip(batch[n].messages, batch[n].states, strict=True)]
+            if not given:
+                return {}
+            numbers, messages, states = (list(column) for column in zip(*given, strict=True))
+            hits: dict[int, set[str]] = {}
+            params = (json_of(messages), states, numbers, supervisor, connection.writer)
+            for number, message_id in await connection.rows(ACCEPT, params):
+                hits.setdefault(number, set()).add(message_id)
+            return {number: Suppressed(frozenset(ids)) for number, ids in hits.items()}
 
-        async def recognise_and_store(connection: Connection) -> list[Accepted | Replay | Mismatch]:
+        async def recognise_and_store(connection: Connection) -> list[Admission]:
             answers = await _recognise(connection, batch)
-            await store(connection, [a for a, x in zip(batch, answers, strict=True) if isinstance(x, Accepted)])
+            refused = await store(connection, [n for n, x in enumerate(answers) if isinstance(x, Accepted)])
+            if refused:
+                await _forget(connection, batch, answers, refused)
             return answers
 
         if any(acceptance.idempotency for acceptance in batch):
             return await self._pool.transact(recognise_and_store)
-        if any(acceptance.messages for acceptance in batch):
-            await self._pool.once(lambda connection: store(connection, batch))
-        return [Accepted()] * len(batch)
+        refused = await self._pool.once(lambda connection: store(connection, range(len(batch))))
+        return [refused.get(n) or Accepted() for n in range(len(batch))]
 
     async def recall(self, key_id: str, route: str, key: str, fingerprint: bytes) -> Replay | Mismatch | None:
         refuse_nul([route, key])
@@ -111,7 +140,7 @@ class PostgresIntake:
         return _answer(stored, status, body, fingerprint)
 
 
-async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Accepted | Replay | Mismatch]:
+async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Admission]:
     """Write the keys that are new; answer each acceptance, by the first one in this batch that brings its key."""
     first: dict[Name, IdempotencyRecord] = {}
     for acceptance in batch:
@@ -133,12 +162,25 @@ async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> lis
     return [_judge(acceptance, first, new, known) for acceptance in batch]
 
 
+async def _forget(
+    connection: Connection, batch: Sequence[Acceptance], answers: list[Admission], refused: Mapping[int, Suppressed]
+) -> None:
+    """The keys of what was not stored; who brought one of them for the second time has the same answer."""
+    owners = {_name(record): number for number in refused for record in batch[number].idempotency}
+    if owners:
+        await connection.rows(FORGET, [list(column) for column in zip(*owners, strict=True)])
+    for number, answer in enumerate(answers):
+        first = next((owners[_name(r)] for r in batch[number].idempotency if _name(r) in owners), number)
+        if first in refused and not isinstance(answer, Mismatch):
+            answers[number] = refused[first]
+
+
 def _judge(
     acceptance: Acceptance,
     first: dict[Name, IdempotencyRecord],
     new: set[Name],
     known: dict[Name, tuple[bytes, int, bytes]],
-) -> Accepted | Replay | Mismatch:
+) -> Admission:
     for record in acceptance.idempotency:
         name = _name(record)
         if name not in new:

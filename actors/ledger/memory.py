@@ -29,6 +29,7 @@ from heliograph.actors.ledger.memory_store import (
     transaction,
     visible,
 )
+from heliograph.actors.ledger.memory_suppressions import MemorySuppressions
 from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
 from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.errors import Conflict
@@ -44,13 +45,16 @@ from heliograph.actors.model.message import (
     Tracked,
     WaitingFor,
 )
+from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.actors.policy.lifecycle import BIRTHS, WAITING, Event
 from heliograph.actors.ports.ledger import (
     Acceptance,
     Accepted,
+    Admission,
     Census,
     Claimed,
     ClaimRequest,
+    Entry,
     Finish,
     Finished,
     Ledger,
@@ -61,6 +65,7 @@ from heliograph.actors.ports.ledger import (
     Overdue,
     Park,
     Replay,
+    Suppressed,
     WaitingHint,
 )
 
@@ -82,6 +87,7 @@ def memory_ledger(
         messages=MemoryMessages(store),
         dead_letters=MemoryDeadLetters(store),
         operations=MemoryOperations(store),
+        suppressions=MemorySuppressions(store),
         keys=MemoryKeys(store),
         cluster=MemoryCluster(store),
         stats=MemoryStats(store),
@@ -96,20 +102,23 @@ class MemoryIntake:
         self.store = store
 
     @transaction
-    def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
+    def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Admission]:
         for acceptance in batch:
             if not BIRTHS.issuperset(acceptance.states):
                 raise ValueError("a message is born queued, scheduled or suppressed")
         return [self._accept(acceptance, supervisor) for acceptance in batch]
 
-    def _accept(self, acceptance: Acceptance, supervisor: str) -> Accepted | Replay | Mismatch:
+    def _accept(self, acceptance: Acceptance, supervisor: str) -> Admission:
         store = self.store
         for record in acceptance.idempotency:
             if (known := self._known(record.key_id, record.route, record.key, record.fingerprint)) is not None:
                 return known
+        born = list(zip(acceptance.messages, acceptance.states, strict=True))
+        if hits := frozenset(m.id for m, s in born if s is not State.SUPPRESSED and store.is_suppressed(m)):
+            return Suppressed(hits)
         for record in acceptance.idempotency:
             store.known[record.key_id, record.route, record.key] = Known(record, store.now())
-        for message, state in zip(acceptance.messages, acceptance.states, strict=True):
+        for message, state in born:
             if message.id not in store.rows and message.id not in store.archive:  # else a commit in doubt is repeated
                 store.add(Row(message, _born(message, state, store.now()), supervisor))
         return Accepted()
@@ -147,18 +156,27 @@ class MemoryDelivery:
     @transaction
     def load(self, ids: Sequence[str]) -> list[Loaded]:
         store = self.store
-        rows = [row for i in dict.fromkeys(ids) if (row := store.waiting(i)) is not None]
+        rows = [row for i in dict.fromkeys(ids) if (row := store.waiting(i)) is not None and not self._refused(row)]
         return [
             Loaded(Tracked(r.message, r.standing), store.in_s(r.standing.due_at), store.in_s(r.standing.expires_at))
             for r in rows
         ]
+
+    def _refused(self, row: Row) -> bool:
+        """Whether a waiting row's recipient is suppressed; then the row is, too."""
+        refused = self.store.is_suppressed(row.message)
+        if refused:
+            self.store.suppress(row)
+        return refused
 
     @transaction
     def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
         store, now, won = self.store, self.store.now(), []
         for request in requests:
             waits = store.waiting(request.message_id)
-            if waits is None or waits.standing.expires_at <= now or (row := self._due(waits.id)) is None:
+            if waits is None or waits.standing.expires_at <= now or store.is_suppressed(waits.message):
+                continue
+            if (row := self._due(waits.id)) is None:
                 continue
             number = row.standing.attempts + 1
             store.claim(row, Claim(number, request.provider, supervisor, now, store.later(request.hold_s)))
@@ -185,6 +203,7 @@ class MemoryDelivery:
                 self._sent(row, row.landed, supervisor)
             else:
                 self.store.change(row, Event.RETURNED, supervisor)
+                self._refused(row)
 
     @transaction
     def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
@@ -195,15 +214,19 @@ class MemoryDelivery:
         row = store.rows.get(finish.message_id)
         if row is None:
             return Finished(message_id=finish.message_id, state=State.FAILED, applied=False)
+        if finish.answer is not None and finish.answer.suppress is not None:
+            store.enter(_entry(row, finish.provider, finish.answer, finish.answer.suppress), held=(row.id,))
         if not self._may_end(finish, supervisor):
             if not finish.overdue_only:
                 self._late(row, finish)
+            self._look_again(row, finish)
             return Finished(message_id=row.id, state=store.state_of(row), applied=False)
         if finish.settles is not None:
             store.settle(row, *finish.settles)
         if finish.answer is not None:
             row.attempts.append(_logged(finish, finish.answer))
         self._end(row, finish, supervisor)
+        self._look_again(row, finish)
         queued = row.standing.state is State.QUEUED
         return Finished(
             message_id=row.id,
@@ -211,6 +234,12 @@ class MemoryDelivery:
             applied=True,
             due_in_s=max(0.0, store.in_s(row.standing.due_at)) if queued else None,
         )
+
+    def _look_again(self, row: Row, finish: Finish) -> None:
+        """At one that may be back in the queue, or whose recipient is entered just now."""
+        blamed = finish.answer is not None and finish.answer.suppress is not None
+        if (blamed or finish.move.state is State.QUEUED) and self.store.waiting(row.id) is not None:
+            self._refused(row)
 
     def _may_end(self, finish: Finish, supervisor: str) -> bool:
         claim = self.store.claims.get(finish.message_id)
@@ -380,6 +409,18 @@ LEARNT: Final = {
     Outcome.MISCONFIGURED: Settled.NOT_SENT,
 }
 """What an owner's late answer says of the attempt that was closed as unknown; a late `unknown` says nothing."""
+
+
+def _entry(row: Row, provider: str, answer: Answer, reason: SuppressionReason) -> Entry:
+    return Entry(
+        tenant=row.message.tenant,
+        channel=row.message.channel,
+        recipient=row.message.to,
+        reason=reason,
+        detail=answer.detail,
+        provider=provider,
+        message_id=row.id,
+    )
 
 
 def _logged(finish: Finish, answer: Answer) -> Attempt:

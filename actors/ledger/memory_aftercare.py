@@ -71,9 +71,13 @@ class MemoryDeadLetters:
             for x in self.store.letters.values()
             if x.state is DeadLetterState.OPEN and x.next_auto_retry_at is not None and x.next_auto_retry_at <= now
         ]
-        return [
-            self.store.redrive(letter, expires_after_s=expires_after_s, supervisor=supervisor) for letter in due[:limit]
-        ]
+        hints: list[WaitingHint] = []
+        for letter in due[:limit]:
+            if self.store.is_suppressed(letter):
+                self.store.letters[letter.id] = replace(letter, next_auto_retry_at=None, updated_at=now)
+            else:
+                hints.append(self.store.redrive(letter, expires_after_s=expires_after_s, supervisor=supervisor))
+        return hints
 
     @transaction
     def list(self, wanted: DeadLetterFilter, *, tenant: str | None, before: str | None, limit: int) -> list[DeadLetter]:
@@ -192,6 +196,8 @@ class MemoryOperations:
             return str(letter.state)
         if kind is OperationKind.REDRIVE and letter.redrives >= max_redrives:
             return "max_redrives"
+        if kind is OperationKind.REDRIVE and self.store.is_suppressed(letter):
+            return "suppressed"
         return letter
 
     @transaction

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from itertools import count
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import trio
@@ -21,11 +22,13 @@ from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.attempt import Attempt, Outcome, Settled
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterState, Operation
 from heliograph.actors.model.errors import NotFound
-from heliograph.actors.model.identity import made_at
+from heliograph.actors.model.identity import made_at, new_id
 from heliograph.actors.model.message import LANES, Channel, Lane, Message, Reason, Standing, State
 from heliograph.actors.model.provider import Controls
+from heliograph.actors.model.receipt import Suppression
 from heliograph.actors.policy.lifecycle import WAITING, Event, move
-from heliograph.actors.ports.ledger import Generation, IdempotencyRecord, MessageView, Peer, WaitingHint
+from heliograph.actors.policy.suppression import fold, recipient_of
+from heliograph.actors.ports.ledger import Entered, Entry, Generation, IdempotencyRecord, MessageView, Peer, WaitingHint
 
 Fault = Callable[[str], None]
 """Called with a method's name (`delivery.claim`) before its effect and with `delivery.claim/done` after it. What it
@@ -119,6 +122,8 @@ class Member:
 
 
 IdempotencyName = tuple[str, str, str]
+Spelling = tuple[str, Channel, str]
+"""Tenant, channel, and a recipient as `policy.suppression` folds it."""
 
 
 def by_due(row: Row) -> tuple[datetime, str]:
@@ -136,6 +141,8 @@ class Store:
         self.archive: Final[dict[str, Archived]] = {}
         self.known: Final[dict[IdempotencyName, Known]] = {}
         self.work: Final[dict[str, Work]] = {}
+        self.forbidden: Final[dict[Spelling, Suppression]] = {}
+        """By each of its recipient's spellings."""
         self.keys: Final[dict[str, ApiKey]] = {}
         self.members: Final[dict[str, Member]] = {}
         self.controls: Final[dict[str, Controls]] = {}
@@ -147,6 +154,7 @@ class Store:
         self.free: Final[Mapping[Lane, dict[str, Row]]] = {lane: {} for lane in LANES}
         """Waiting and unclaimed, by lane."""
         self._expiries: Final[list[tuple[datetime, str]]] = []
+        self._numbers: Final = count()
 
     def later(self, seconds: float) -> datetime:
         return self.now() + timedelta(seconds=seconds)
@@ -236,6 +244,43 @@ class Store:
     def _unstation(self, row: Row) -> None:
         self.present[row.message.channel, self.state_of(row)] -= 1
         self.free[row.message.lane].pop(row.id, None)
+
+    # ----------------------------------------------------------------------------------------- suppressions
+
+    def is_suppressed(self, of: Message | DeadLetter) -> bool:
+        return bool(self.forbidden) and (of.tenant, of.channel, fold(of.to)) in self.forbidden
+
+    def enter(self, entry: Entry, *, held: Collection[str] = ()) -> Entered:
+        """Enter it, inside whatever the caller does, and suppress what waits for it but for those he holds."""
+        recipient = recipient_of(entry.channel, entry.recipient)
+        keys = [(entry.tenant, entry.channel, spelling) for spelling in recipient.spellings]
+        known = self.forbidden.get(keys[0])
+        suppression = known or Suppression(
+            id=new_id("sup", self.now(), next(self._numbers)),
+            tenant=entry.tenant,
+            channel=entry.channel,
+            recipient=recipient.shown,
+            reason=entry.reason,
+            detail=entry.detail,
+            provider=entry.provider,
+            message_id=entry.message_id,
+            created_at=self.now(),
+        )
+        self.forbidden.update(dict.fromkeys(keys, suppression))
+        waiting = [
+            row
+            for lane, rows in self.free.items()
+            if lane.channel is entry.channel
+            for row in rows.values()
+            if (row.message.tenant, lane.channel, fold(row.message.to)) in keys and row.id not in held
+        ]
+        for row in waiting:
+            self.suppress(row)
+        return Entered(suppression, known is None, len(waiting))
+
+    def suppress(self, row: Row) -> None:
+        """One that waits, unclaimed."""
+        self.change(row, Event.SUPPRESSED, **NOTHING_AWAITED)
 
     # ------------------------------------------------------------------------------------------- late truth
 

@@ -10,6 +10,7 @@ from heliograph.actors.ledger.archive import bring_back
 from heliograph.actors.ledger.dead_letters import select_letters
 from heliograph.actors.ledger.edges import Edges
 from heliograph.actors.ledger.pool import Connection, Pool
+from heliograph.actors.ledger.suppressions import suppressed
 from heliograph.actors.model.access import DEFAULT_TENANT
 from heliograph.actors.model.deadletter import (
     DeadLetterFilter,
@@ -71,10 +72,13 @@ SELECT count(*) FROM made"""
 
 # By the primary keys.
 JUDGE_IDS: Final = """
-SELECT d.state, d.redrives, count(*)
+SELECT d.state, d.redrives, {suppressed}, count(*)
 FROM unnest(%s::text[]) AS i (id) LEFT JOIN ({letters}) AS d USING (id)
-GROUP BY d.state, d.redrives"""
-JUDGE_FILTER: Final = "SELECT d.state, d.redrives, count(*) FROM ({letters}) AS d GROUP BY d.state, d.redrives"
+GROUP BY 1, 2, 3""".replace("{suppressed}", suppressed("d"))
+JUDGE_FILTER: Final = """
+SELECT d.state, d.redrives, {suppressed}, count(*) FROM ({letters}) AS d GROUP BY 1, 2, 3""".replace(
+    "{suppressed}", suppressed("d")
+)
 
 # By operation_items_left.
 CANCEL_ITEMS: Final = """
@@ -95,10 +99,11 @@ NEXT_DUE: Final = "SELECT date_part('epoch', min(due_at) - now()) FROM operation
 ITEMS: Final = """
 SELECT position, message_id FROM operation_items WHERE operation_id = %s AND result IS NULL
 ORDER BY position LIMIT %s"""
-LETTERS: Final = "SELECT id, tenant, state, redrives FROM dead_letters WHERE id = ANY(%s)"
-ARCHIVED_LETTERS: Final = """
-SELECT id, tenant, letter_state, letter_redrives FROM archive
-WHERE id = ANY(%s) AND letter_state IS NOT NULL FOR UPDATE"""
+LETTERS: Final = f"""
+SELECT d.id, d.tenant, d.state, d.redrives, {suppressed("d")} FROM dead_letters AS d WHERE d.id = ANY(%s)"""  # noqa: S608
+ARCHIVED_LETTERS: Final = f"""
+SELECT a.id, a.tenant, a.letter_state, a.letter_redrives, {suppressed("a")} FROM archive AS a
+WHERE a.id = ANY(%s) AND a.letter_state IS NOT NULL FOR UPDATE"""  # noqa: S608
 DISCARD_ARCHIVED: Final = """
 UPDATE archive SET letter_state = 'discarded', letter_updated_at = now() WHERE id = ANY(%s)"""
 RESULTS: Final = """
@@ -120,6 +125,7 @@ class Letter:
     tenant: str
     state: DeadLetterState
     redrives: int
+    suppressed: bool
 
 
 class PostgresOperations:
@@ -146,9 +152,10 @@ class PostgresOperations:
                 rows = await connection.rows(query, (list(dict.fromkeys(ids)), *params), prepare=False)
             matched = eligible = 0
             skipped: dict[str, int] = {}
-            for state, redrives, n in rows:
+            for state, redrives, is_suppressed, n in rows:
                 matched += n
-                why = "not_found" if state is None else _refusal(kind, DeadLetterState(state), redrives, max_redrives)
+                letter = None if state is None else Letter("", DeadLetterState(state), redrives, is_suppressed)
+                why = "not_found" if letter is None else _refusal(kind, letter, max_redrives)
                 if why is None:
                     eligible += n
                 else:
@@ -266,13 +273,13 @@ class _Step:
 
     async def _letters(self, query: LiteralString, ids: Any) -> dict[str, Letter]:
         rows = await self.connection.rows(query, (list(ids),)) if ids else []
-        return {id_: Letter(tenant, DeadLetterState(state), redrives) for id_, tenant, state, redrives in rows}
+        return {row[0]: Letter(row[1], DeadLetterState(row[2]), *row[3:]) for row in rows}
 
     def _judge(self, letter: Letter | None) -> str | None:
         """Why it is left alone; None where it is worked on."""
         if letter is None or self.scope not in (None, letter.tenant):
             return "not_found"
-        return _refusal(self.kind, letter.state, letter.redrives, self.max_redrives)
+        return _refusal(self.kind, letter, self.max_redrives)
 
     async def _do(self, edges: Edges, ids: Sequence[str], archived: Sequence[str]) -> list[WaitingHint]:
         """`archived` are those of `ids` whose messages are not in the hot tables."""
@@ -294,12 +301,14 @@ class _Step:
         return []
 
 
-def _refusal(kind: OperationKind, state: DeadLetterState, redrives: int, max_redrives: int) -> str | None:
-    if state not in OPEN_TO[kind]:
-        return str(state)
-    if kind is OperationKind.REDRIVE and redrives >= max_redrives:
+def _refusal(kind: OperationKind, letter: Letter, max_redrives: int) -> str | None:
+    if letter.state not in OPEN_TO[kind]:
+        return str(letter.state)
+    if kind is not OperationKind.REDRIVE:
+        return None
+    if letter.redrives >= max_redrives:
         return "max_redrives"
-    return None
+    return "suppressed" if letter.suppressed else None
 
 
 async def _get(connection: Connection, operation_id: str, tenant: str | None) -> Operation:

@@ -17,6 +17,7 @@ from heliograph.actors.ledger.operations import PostgresOperations
 from heliograph.actors.ledger.pool import Pool
 from heliograph.actors.ledger.retention import PostgresRetention
 from heliograph.actors.ledger.stats import PostgresStats
+from heliograph.actors.ledger.suppressions import PostgresSuppressions
 from heliograph.actors.ports.ledger import Ledger
 
 WAY_SIZE: Final = 8
@@ -39,6 +40,7 @@ async def open_ledger(url: str, *, supervisor: str) -> AsyncIterator[Ledger]:
             messages=PostgresMessages(rest),
             dead_letters=PostgresDeadLetters(rest),
             operations=PostgresOperations(rest),
+            suppressions=PostgresSuppressions(rest),
             keys=PostgresKeys(rest),
             cluster=PostgresCluster(rest),
             stats=PostgresStats(rest),

@@ -32,6 +32,7 @@ from heliograph.actors.model.deadletter import (
 )
 from heliograph.actors.model.message import Channel, Lane, Message, Move, Reason, Standing, State, Tracked, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
+from heliograph.actors.model.receipt import Suppression, SuppressionReason
 
 # ------------------------------------------------------------------------------------------------ intake
 
@@ -79,8 +80,19 @@ class Mismatch:
     """The key was used before with another body: nothing was stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """These messages of the acceptance go to recipients that are suppressed, and were not to be born so: nothing of
+    it was stored, its idempotency records neither. Give it again, with them born `suppressed`."""
+
+    message_ids: frozenset[str]
+
+
+Admission = Accepted | Replay | Mismatch | Suppressed
+
+
 class IntakeLedger(Protocol):
-    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Accepted | Replay | Mismatch]:
+    async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Admission]:
         """Store all of `batch` in one commit; answers in its order. Returned means committed."""
 
     async def recall(self, key_id: str, route: str, key: str, fingerprint: bytes) -> Replay | Mismatch | None:
@@ -141,7 +153,9 @@ class Finished:
     marked settled, and an accepted one moves a waiting or failed message to `sent` (`state` SENT, its dead letter
     settled). Where a newer attempt is under way a mark stays on the message, and any Finish that would take it
     anywhere but SENT goes to SENT instead. `due_in_s` is set when the message is queued again by this Finish.
-    A message that is archived or gone is left as it is, and told as FAILED.
+    A message that is archived or gone is left as it is, and told as FAILED. One that would be queued again for a
+    recipient that is suppressed by now goes to SUPPRESSED. An answer that says to `suppress` enters its recipient in
+    the same commit.
     """
 
     message_id: str
@@ -181,11 +195,12 @@ class Park:
 
 class DeliveryLedger(Protocol):
     async def load(self, ids: Sequence[str]) -> list[Loaded]:
-        """Those of `ids` that wait (queued or scheduled) and have no open claim; others are left out."""
+        """Those of `ids` that wait (queued or scheduled) and have no open claim; others are left out. What waits for
+        a suppressed recipient is moved to SUPPRESSED, and left out too."""
 
     async def claim(self, requests: Sequence[ClaimRequest], *, supervisor: str) -> list[Claimed]:
-        """Open a claim for each that waits, is due, not expired and unclaimed; the attempt's number is the message's
-        `attempts` + 1. What is not returned was not won."""
+        """Open a claim for each that waits, is due, not expired, unclaimed and not for a suppressed recipient; the
+        attempt's number is the message's `attempts` + 1. What is not returned was not won."""
 
     async def release(self, claims: Sequence[tuple[str, int]], *, supervisor: str) -> None:
         """Give claims up unused: no attempt is counted, the number is used again. Only this supervisor's own."""
@@ -279,7 +294,8 @@ class DeadLetterLedger(Protocol):
         """Open ones by reason."""
 
     async def auto_retry(self, *, limit: int, supervisor: str, expires_after_s: float) -> list[WaitingHint]:
-        """Redrive open dead letters whose automatic retry is due; answers the hints to push."""
+        """Redrive open dead letters whose automatic retry is due; answers the hints to push. Those to suppressed
+        recipients are left open, with no further automatic retry."""
 
     async def list(
         self, wanted: DeadLetterFilter, *, tenant: str | None, before: str | None, limit: int
@@ -289,8 +305,9 @@ class DeadLetterLedger(Protocol):
 
 class OperationLedger(Protocol):
     """Redrive takes open and archived dead letters, refuses those with `max_redrives` behind them (`max_redrives`);
-    archive takes open ones; discard open and archived ones. Reasons for skipping: `not_found`, `redriven`,
-    `archived`, `discarded`, `settled`, `max_redrives`, `cancelled` (the operation was cancelled first)."""
+    and those to suppressed recipients (`suppressed`); archive takes open ones; discard open and archived ones. Reasons
+    for skipping: `not_found`, `redriven`, `archived`, `discarded`, `settled`, `max_redrives`, `suppressed`,
+    `cancelled` (the operation was cancelled first)."""
 
     async def dry_run(
         self,
@@ -332,6 +349,60 @@ class OperationLedger(Protocol):
         """
 
     async def list(self, *, tenant: str | None, before: str | None, limit: int) -> list[Operation]: ...
+
+
+# -------------------------------------------------------------------------------------------- suppressions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is to be entered; `recipient` as it came, `policy.suppression` says which spellings are one."""
+
+    tenant: str
+    channel: Channel
+    recipient: str
+    reason: SuppressionReason
+    detail: str | None = None
+    provider: str | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """`new` False: the recipient was suppressed before, and this is the first entry. `moved`: how many messages that
+    waited for the recipient became SUPPRESSED just now."""
+
+    suppression: Suppression
+    new: bool
+    moved: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuppressionFilter:
+    """`to` finds a recipient in any of its spellings."""
+
+    channel: Channel | None = None
+    to: str | None = None
+    reason: SuppressionReason | None = None
+
+
+class SuppressionLedger(Protocol):
+    """Unique by tenant, channel and recipient. Once an entry is committed no claim is opened for its recipient; one
+    that was open ends as it may. Only `to` is looked at: a copy (`cc`, `bcc`) goes along as it is."""
+
+    async def enter(self, entry: Entry) -> Entered:
+        """With it all that waits for the recipient, unclaimed, goes to SUPPRESSED."""
+
+    async def get(self, suppression_id: str, *, tenant: str | None) -> Suppression:
+        """NotFound where there is none."""
+
+    async def list(
+        self, wanted: SuppressionFilter, *, tenant: str | None, before: str | None, limit: int
+    ) -> list[Suppression]:
+        """Newest first (by id), those before `before`."""
+
+    async def remove(self, suppression_id: str, *, tenant: str | None) -> None:
+        """NotFound where there is none. What was suppressed stays so; only later messages go out."""
 
 
 # ------------------------------------------------------------------------------------------ keys, cluster
@@ -445,6 +516,7 @@ class Ledger:
     messages: MessageLedger
     dead_letters: DeadLetterLedger
     operations: OperationLedger
+    suppressions: SuppressionLedger
     keys: KeyLedger
     cluster: ClusterLedger
     stats: StatsLedger

@@ -35,7 +35,7 @@ from heliograph.actors.policy.triage import Blocked
 from heliograph.actors.ports.board import Board
 from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.courier import Courier
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay, WaitingHint
+from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, WaitingHint
 from heliograph.actors.ports.queue import Hint, Later, Queue
 from heliograph.actors.provider import ProviderActor
 from heliograph.actors.reaper import Reaper
@@ -96,7 +96,7 @@ class Node:
         self.tree_metrics.know(name)
         return Mailbox(name, capacity, self.clock, self.tree_metrics)
 
-    async def accept(self, acceptance: Acceptance) -> Accepted | Replay | Mismatch:
+    async def accept(self, acceptance: Acceptance) -> Admission:
         """Answers after the commit. MailboxFull and LedgerDown as the intake says."""
         return await self.intake.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=ACCEPT_LIMIT_S)
 

@@ -16,7 +16,7 @@ import trio
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.errors import HeliographError, LedgerDown, MailboxFull
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Mismatch, Replay
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Mismatch, Replay, Suppressed
 from heliograph.gateway.api import answers
 from heliograph.gateway.api.drafts import Draft, Poster
 from heliograph.gateway.api.idempotency import REPLAYED, Known, fingerprint_of, item_key_fault, key_in, mismatch
@@ -80,7 +80,7 @@ class _Batch:
         self._items = items
         self._clean = clean
         self._slots: list[Slot | None] = [None] * len(items)
-        self._plain: list[Draft] = []
+        self._plain: dict[int, Draft] = {}
         self._keyed: dict[Known, Keyed] = {}
 
     async def accept(self, known: Known | None, fingerprint: bytes) -> Reply:
@@ -91,12 +91,16 @@ class _Batch:
             if known is not None and (reply := await self._recalled(known, fingerprint)) is not None:
                 return reply
             await self._accept_keyed()
+        return await self._accept_plain(known, fingerprint)
+
+    async def _accept_plain(self, known: Known | None, fingerprint: bytes) -> Reply:
         body = dumps({"data": self._slots})
         if not self._plain and known is None:
             return Reply(202, body)
+        drafts = self._plain.values()
         acceptance = Acceptance(
-            messages=tuple(draft.message for draft in self._plain),
-            states=tuple(draft.state for draft in self._plain),
+            messages=tuple(draft.message for draft in drafts),
+            states=tuple(draft.state for draft in drafts),
             idempotency=(known.record(fingerprint, 202, body),) if known else (),
         )
         match await self._call.services.accept(acceptance):
@@ -106,6 +110,10 @@ class _Batch:
                 return Reply(status, first, REPLAYED)
             case Mismatch():
                 raise mismatch()
+            case Suppressed(message_ids):
+                for place, draft in self._plain.items():
+                    self._file_plain(place, draft.suppressed(message_ids))
+                return await self._accept_plain(known, fingerprint)
 
     async def _draft(self) -> None:
         call, clean = self._call, self._clean
@@ -121,8 +129,11 @@ class _Batch:
             elif isinstance(drafted, Refusal):
                 self._slots[place] = self._problem(drafted)
             else:
-                self._plain.append(drafted)
-                self._slots[place] = answers.accepted_answer(drafted.message, drafted.state)
+                self._file_plain(place, drafted)
+
+    def _file_plain(self, place: int, draft: Draft) -> None:
+        self._plain[place] = draft
+        self._slots[place] = answers.accepted_answer(draft.message, draft.state)
 
     def _file_keyed(self, place: int, known: Known, drafted: Draft | Refusal) -> None:
         fingerprint = fingerprint_of(self._items[place], clean=self._clean)
@@ -171,7 +182,7 @@ class _Batch:
         if isinstance(keyed.draft, Refusal):
             reply = await replayed_or_refused(services, keyed.draft, known, fingerprint)
             return orjson.Fragment(reply.body)
-        message, state = keyed.draft.message, keyed.draft.state
+        draft, message, state = keyed.draft, keyed.draft.message, keyed.draft.state
         answer = answers.accepted_answer(message, state)
         record = known.record(fingerprint, 202, dumps(answer))
         match await services.accept(Acceptance(messages=(message,), states=(state,), idempotency=(record,))):
@@ -181,6 +192,9 @@ class _Batch:
                 return orjson.Fragment(body)
             case Mismatch():
                 raise mismatch()
+            case Suppressed(message_ids):
+                keyed.draft = draft.suppressed(message_ids)
+                return await self._accept_one(keyed)
 
     def _problem(self, refusal: Refusal) -> ProblemItem:
         return {"error": refusal.problem(self._call.request_id)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -54,6 +54,10 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 class Draft:
     message: Message
     state: State
+
+    def suppressed(self, message_ids: Collection[str]) -> Draft:
+        """The same, born suppressed where it is one of these."""
+        return replace(self, state=State.SUPPRESSED) if self.message.id in message_ids else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,15 @@ import structlog
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.message import Channel, State
-from heliograph.actors.ports.ledger import Acceptance, Accepted, MessageFilter, MessageView, Mismatch, Replay
+from heliograph.actors.ports.ledger import (
+    Acceptance,
+    Accepted,
+    MessageFilter,
+    MessageView,
+    Mismatch,
+    Replay,
+    Suppressed,
+)
 from heliograph.gateway.api import answers, pages
 from heliograph.gateway.api.drafts import Draft, Poster
 from heliograph.gateway.api.idempotency import REPLAYED, Known, fingerprint_of, key_in, mismatch
@@ -63,6 +71,8 @@ async def _accept(call: Call[None, None], draft: Draft | Refusal, known: Known |
             return _replayed(replay)
         case Mismatch():
             raise mismatch()
+        case Suppressed(message_ids):
+            return await _accept(call, draft.suppressed(message_ids), known, fingerprint)
 
 
 async def replayed_or_refused(services: Services, refusal: Refusal, known: Known | None, fingerprint: bytes) -> Reply:

@@ -14,7 +14,7 @@ from heliograph.actors.intake import COMMIT_LIMIT_S, MOST_MESSAGES, WRITERS, Acc
 from heliograph.actors.kernel.actor import ActorStopped, Mailbox
 from heliograph.actors.model.errors import LedgerDown, MailboxFull, NotFound
 from heliograph.actors.model.message import State
-from heliograph.actors.ports.ledger import Acceptance, Accepted, IdempotencyRecord, Mismatch, Replay
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, IdempotencyRecord, Replay
 from heliograph.actors.ports.queue import Hint, Later
 from tests.support.stage import Stage
 
@@ -59,7 +59,7 @@ class World:
     async def start(self) -> None:
         self.mailbox, self.scope = await self.stage.start("intake", self.build)
 
-    async def ask(self, acceptance: Acceptance, timeout_s: float = 12.0) -> Accepted | Replay | Mismatch:
+    async def ask(self, acceptance: Acceptance, timeout_s: float = 12.0) -> Admission:
         return await self.mailbox.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=timeout_s)
 
     def post(self, acceptance: Acceptance) -> Asked:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from tests.contract.ledger_aftercare_suite import AftercareSuite
 from tests.contract.ledger_delivery_suite import DeliverySuite
+from tests.contract.ledger_suppression_suite import SuppressionSuite
 
 
-class LedgerSuite(DeliverySuite, AftercareSuite):
+class LedgerSuite(DeliverySuite, AftercareSuite, SuppressionSuite):
     """The whole contract."""

@@ -25,7 +25,7 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config, DeliverySettings, GatewaySettings
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger, Mismatch, Replay
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, Ledger
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
 from heliograph.gateway.app import make_app, serve_gateway
 from heliograph.gateway.auth import make_key
@@ -104,7 +104,7 @@ class World:
         if self.ledger_down:
             raise LedgerDown("the ledger is down")
 
-    async def _accept(self, acceptance: Acceptance) -> Accepted | Replay | Mismatch:
+    async def _accept(self, acceptance: Acceptance) -> Admission:
         if self.fail_with is not None:
             raise self.fail_with
         if self.full:
