@@ -34,15 +34,12 @@ from heliograph.providers.verdicts import CODE_LENGTH, clip
 
 KEYS: Final = ("topic_arns", "signature_versions", "max_age")
 MOST_AGE_S: Final = 3600.0
-MOST_RECEIPTS: Final = 100
 
-NOTIFICATION: Final = "Notification"
-CONFIRMATION: Final = "SubscriptionConfirmation"
-GOODBYE: Final = "UnsubscribeConfirmation"
+_ASKING: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
 SIGNED: Final[Mapping[str, tuple[str, ...]]] = {
-    NOTIFICATION: ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
-    CONFIRMATION: ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
-    GOODBYE: ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+    "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
+    "SubscriptionConfirmation": _ASKING,
+    "UnsubscribeConfirmation": _ASKING,
 }
 """By the envelope's `Type`, in their order; `Subject` only where there is one."""
 
@@ -101,15 +98,18 @@ class SesReceipts:
         envelope = table(parse(call.body))
         if not envelope:
             return Refused(status=400, detail="not a JSON object")
-        kind, topic, version = (word(envelope.get(name)) for name in ("Type", "TopicArn", "SignatureVersion"))
-        if kind not in SIGNED or topic is None or version is None:
-            return Refused(status=401, detail="no SNS envelope: switch raw message delivery off for this subscription")
+        # To the letter: the text that is signed has no quotes, and only its last two values have a fixed end.
+        match envelope:
+            case {"Type": str(kind), "TopicArn": str(topic), "SignatureVersion": str(version)} if kind in SIGNED:
+                pass
+            case _:
+                detail = "no SNS envelope: switch raw message delivery off for this subscription"
+                return Refused(status=401, detail=detail)
         if topic not in self.topics:
             return Refused(status=401, detail="this topic is not among receipts.topic_arns")
         if version not in self.versions:
-            return Refused(
-                status=401, detail="this signature version is not taken: set the topic's SignatureVersion to 2"
-            )
+            detail = "this signature version is not taken: set the topic's SignatureVersion to 2"
+            return Refused(status=401, detail=detail)
         if self._stale(envelope, call.received_at):
             return Refused(status=401, detail="published too long ago, or at no time that can be read")
         url = envelope.get("SigningCertURL")
@@ -117,7 +117,7 @@ class SesReceipts:
             return Refused(status=401, detail="the certificate's address is not one of SNS in the topic's region")
         if (pem := certificates.get(url)) is None:
             return CertificateNeeded(url)
-        if not _is_signed(envelope, DIGESTS[version](), pem, call.received_at):
+        if not _is_signed(envelope, kind, DIGESTS[version](), pem, call.received_at):
             return Refused(status=401, detail="the signature is not by this certificate, or that is not valid now")
         return Genuine()
 
@@ -133,7 +133,7 @@ class SesReceipts:
             case "UnsubscribeConfirmation":
                 return Reports(ignored=1, notices=(clip(f"unsubscribed from {topic}: no more receipts come of it"),))
             case "Notification":
-                receipts = tuple(_receipts(envelope))[:MOST_RECEIPTS]
+                receipts = tuple(_receipts(envelope))
                 return Reports(receipts=receipts, ignored=0 if receipts else 1)
         return Refused(status=400, detail="no SNS envelope")
 
@@ -186,7 +186,9 @@ def _is_amazons(url: str, topic: str) -> bool:
     return " " not in url and not parts.fragment and host["region"].lower() == named["region"]
 
 
-def _is_signed(envelope: Mapping[str, object], digest: hashes.HashAlgorithm, pem: str, now: datetime) -> bool:
+def _is_signed(
+    envelope: Mapping[str, object], kind: str, digest: hashes.HashAlgorithm, pem: str, now: datetime
+) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         key = certificate.public_key()
@@ -195,16 +197,16 @@ def _is_signed(envelope: Mapping[str, object], digest: hashes.HashAlgorithm, pem
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             return False
         signature = base64.b64decode(str(envelope.get("Signature")), validate=True)
-        key.verify(signature, _signed_text(envelope), PKCS1v15(), digest)
+        key.verify(signature, _signed_text(envelope, kind), PKCS1v15(), digest)
     except (InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion, binascii.Error, ValueError):
         return False
     return True
 
 
-def _signed_text(envelope: Mapping[str, object]) -> bytes:
+def _signed_text(envelope: Mapping[str, object], kind: str) -> bytes:
     """ValueError where a value that belongs to it is no text."""
     lines: list[str] = []
-    for name in SIGNED[str(envelope["Type"]).strip()]:
+    for name in SIGNED[kind]:
         value = envelope.get(name)
         if value is None and name == "Subject":
             continue
@@ -224,29 +226,35 @@ def _receipts(envelope: Mapping[str, object]) -> Iterator[Receipt]:
     attempt_id, message_id = _attempt_id(table(mail.get("tags"))), word(mail.get("messageId"))
     if attempt_id is None and message_id is None:
         return
-    for row, person, code, detail, at in _said(event):
-        if row.effect is not None or row.suppress is not None:
-            yield Receipt(
-                attempt_id=attempt_id,
-                provider_message_id=message_id,
-                recipient=person,
-                effect=row.effect,
-                suppress=row.suppress,
-                code=clip(code, CODE_LENGTH) if code else None,
-                detail=clip(detail) if detail else None,
-                at=_moment(at) or _moment(mail.get("timestamp")),
-            )
+    for said in _said(event):
+        yield Receipt(
+            attempt_id=attempt_id,
+            provider_message_id=message_id,
+            recipient=said.recipient,
+            effect=said.row.effect,
+            suppress=said.row.suppress,
+            code=clip(said.code, CODE_LENGTH) if said.code else None,
+            detail=clip(said.detail) if said.detail else None,
+            at=_moment(said.at) or _moment(mail.get("timestamp")),
+        )
 
 
-Said = tuple[Row, str | None, str | None, str | None, object]
-"""A row, the recipient (None: the mail as a whole), code, detail, time."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """`recipient` None is the mail as a whole."""
+
+    row: Row
+    recipient: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    at: object = None
 
 
-def _said(event: Mapping[str, object]) -> Iterator[Said]:
+def _said(event: Mapping[str, object]) -> Iterator[_Said]:
     """`eventType` of a configuration set's events, `notificationType` of an identity's notifications."""
     match event.get("eventType") or event.get("notificationType"):
         case "Send":
-            yield TAKEN, None, "Send", None, None
+            yield _Said(TAKEN, code="Send")
         case "Delivery":
             yield from _deliveries(table(event.get("delivery")))
         case "DeliveryDelay":
@@ -256,59 +264,54 @@ def _said(event: Mapping[str, object]) -> Iterator[Said]:
         case "Complaint":
             yield from _complaints(table(event.get("complaint")))
         case "Reject":
-            yield FAILED, None, "Reject", word(table(event.get("reject")).get("reason")), None
+            yield _Said(FAILED, code="Reject", detail=word(table(event.get("reject")).get("reason")))
         case "Rendering Failure":
-            failure = table(event.get("failure"))
-            yield FAILED, None, "Rendering Failure", word(failure.get("errorMessage")), None
+            error = word(table(event.get("failure")).get("errorMessage"))
+            yield _Said(FAILED, code="Rendering Failure", detail=error)
         case "Subscription":
             yield from _departures(table(event.get("subscription")), table(event.get("mail")))
         case _:  # Open, Click, and what is not documented yet
             return
 
 
-def _deliveries(delivery: Mapping[str, object]) -> Iterator[Said]:
+def _deliveries(delivery: Mapping[str, object]) -> Iterator[_Said]:
+    detail, at = word(delivery.get("smtpResponse")), delivery.get("timestamp")
     for recipient in _list(delivery.get("recipients")):
-        yield (
-            Row(Effect.DELIVERED),
-            word(recipient),
-            None,
-            word(delivery.get("smtpResponse")),
-            delivery.get("timestamp"),
-        )
+        yield _Said(DELIVERED, _bare(recipient), detail=detail, at=at)
 
 
-def _delays(delay: Mapping[str, object]) -> Iterator[Said]:
+def _delays(delay: Mapping[str, object]) -> Iterator[_Said]:
     """SES goes on trying."""
     kind, at = word(delay.get("delayType")), delay.get("timestamp")
     for recipient in map(table, _list(delay.get("delayedRecipients"))):
-        yield TAKEN, _address(recipient), word(recipient.get("status")) or kind, _why(kind, recipient), at
+        code = word(recipient.get("status")) or kind
+        yield _Said(TAKEN, _bare(recipient.get("emailAddress")), code, _why(kind, recipient), at)
 
 
-def _bounces(bounce: Mapping[str, object]) -> Iterator[Said]:
+def _bounces(bounce: Mapping[str, object]) -> Iterator[_Said]:
     kind, sub = word(bounce.get("bounceType")) or "", word(bounce.get("bounceSubType")) or ""
     row = BOUNCES.get((kind, sub), HARD if kind == "Permanent" else FAILED)
-    name = "/".join(filter(None, (kind, sub)))
+    name, at = "/".join(filter(None, (kind, sub))), bounce.get("timestamp")
     for recipient in map(table, _list(bounce.get("bouncedRecipients"))):
         code = word(recipient.get("status")) or name
-        yield row, _address(recipient), code, _why(name, recipient), bounce.get("timestamp")
+        yield _Said(row, _bare(recipient.get("emailAddress")), code, _why(name, recipient), at)
 
 
-def _complaints(complaint: Mapping[str, object]) -> Iterator[Said]:
-    kind = word(complaint.get("complaintFeedbackType"))
+def _complaints(complaint: Mapping[str, object]) -> Iterator[_Said]:
+    kind, sub = word(complaint.get("complaintFeedbackType")), word(complaint.get("complaintSubType"))
     if kind == NO_SPAM:
         return
-    sub = word(complaint.get("complaintSubType"))
-    row = COMPLAINTS.get(sub, COMPLAINTS[None])
+    row, code, at = COMPLAINTS.get(sub, COMPLAINTS[None]), sub or kind or "complaint", complaint.get("timestamp")
     for recipient in map(table, _list(complaint.get("complainedRecipients"))):
-        yield row, _address(recipient), sub or kind or "complaint", None, complaint.get("timestamp")
+        yield _Said(row, _bare(recipient.get("emailAddress")), code, at=at)
 
 
-def _departures(subscription: Mapping[str, object], mail: Mapping[str, object]) -> Iterator[Said]:
+def _departures(subscription: Mapping[str, object], mail: Mapping[str, object]) -> Iterator[_Said]:
     """Who leaves a single topic of a contact list goes on getting what belongs to no topic, as our mails do."""
     destination = _list(mail.get("destination"))
     if table(subscription.get("newTopicPreferences")).get("unsubscribeAll") is True and len(destination) == 1:
         row = Row(suppress=SuppressionReason.UNSUBSCRIBE)
-        yield row, _bare(word(destination[0])), "unsubscribeAll", None, subscription.get("timestamp")
+        yield _Said(row, _bare(destination[0]), "unsubscribeAll", at=subscription.get("timestamp"))
 
 
 def _attempt_id(tags: Mapping[str, object]) -> str | None:
@@ -317,12 +320,9 @@ def _attempt_id(tags: Mapping[str, object]) -> str | None:
     return word(value[0]) if isinstance(value, list) and value else word(value)
 
 
-def _address(recipient: Mapping[str, object]) -> str | None:
-    return _bare(word(recipient.get("emailAddress")))
-
-
-def _bare(text: str | None) -> str | None:
-    """Without the name that a mail's header has beside it."""
+def _bare(recipient: object) -> str | None:
+    """Without the name that a mail's header has beside the address."""
+    text = word(recipient)
     try:
         return parse_mailbox(text).address if text else None
     except ValueError:
