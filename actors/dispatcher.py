@@ -21,6 +21,7 @@ import structlog
 import trio
 
 from heliograph.actors.kernel.actor import ActorStopped, Inbox, Ref
+from heliograph.actors.kernel.bell import Bell
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
@@ -129,6 +130,7 @@ class Dispatcher:
         """Taken out of a provider's line, and not on its desk yet."""
         self._lined: set[tuple[str, Priority]] = set()
         """Lines that somebody stands in, as far as is known here."""
+        self._line_formed = Bell()
         settings = [p for p in router.settings.values() if p.channel is channel]
         self._names = [p.name for p in settings]
         self._equals = {p.name: [q.name for q in settings if q.priority == p.priority and q is not p] for p in settings}
@@ -220,7 +222,10 @@ class Dispatcher:
                     batches.start_soon(self._place, hints, slots, name)
                 else:
                     slots.release()
-            await self._room_or(LINED_S)
+            if self._lined:
+                await self._room_or(LINED_S)
+            else:
+                await self._line_formed.wait(LINED_S)
 
     def _line_room(self, name: str) -> dict[Priority, int]:
         """How many of a line may be taken: as many as the provider has room for, or one of its equals. Where it cannot
@@ -324,6 +329,7 @@ class Dispatcher:
             case NoRoom(provider):
                 plan.lined[provider].append(hint)
                 self._lined.add((provider, hint.lane.priority))
+                self._line_formed.ring()
             case Blocked(for_s, why, provider):
                 waited_s = (self._clock.now() - each.tracked.message.created_at).total_seconds()
                 wait_s = min(put_off(for_s, why, waited_s), each.expires_in_s)
