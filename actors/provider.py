@@ -38,7 +38,7 @@ from heliograph.actors.policy.permits import Permit
 from heliograph.actors.policy.questions import Questions, hear
 from heliograph.actors.ports.board import Desk
 from heliograph.actors.ports.coordination import Coordination
-from heliograph.actors.ports.courier import Courier
+from heliograph.actors.ports.courier import Courier, Measured
 from heliograph.actors.ports.handover import ControlsChanged, Deliver, ProviderMessage
 from heliograph.actors.ports.journal import AttemptFinished, AttemptReleased, EarlierSettled, Ended, Journal
 from heliograph.actors.sending.accord import Accord, Spent
@@ -121,6 +121,7 @@ class ProviderActor:
             self._meters,
             longest_call_s=courier.longest_call_s,
             spent=spent,
+            allowance=courier.allowance if isinstance(courier, Measured) else None,
             changed=self._pacer.ring,
             free_calls=lambda: settings.concurrency - self._busy,
             supervisors=supervisors,
@@ -160,6 +161,7 @@ class ProviderActor:
             nursery.start_soon(self._accord.reserve)
             nursery.start_soon(self._accord.keep)
             nursery.start_soon(self._accord.count)
+            nursery.start_soon(self._accord.heed)
             async for first in inbox:
                 for message in (first, *inbox.pile(MOST_AT_ONCE)):  # no checkpoint: nothing taken out gets lost
                     match message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -122,6 +123,16 @@ class ProviderSettings:
     receipts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # empty: none are taken
     answers: tuple[AnswerRule, ...] = ()  # before the kind's own table
     quota: Quota | None = None
+
+
+def account_mark(settings: ProviderSettings) -> str:
+    """Four hexadecimal digits that differ, but for once in 65,536 times, where the account is given otherwise. So few
+    that nothing of a secret can be read from them."""
+    known = (
+        *(settings.base_url, settings.host, settings.port, settings.tls, settings.sender),
+        *(sorted(settings.credentials.items()), sorted((k, repr(v)) for k, v in settings.options.items())),
+    )
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()[:4]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ What surprises people:
 - Half-open, every call needs one of the cluster's permits. A permit ends as success, failure or returned, or runs out
   by itself, so no outcome can leave the breaker half-open for good.
 - An open breaker is probed when there is demand, not before.
+- One that opened because the account was refused is probed at once by whoever has another configuration.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class BreakerRecord:
     until an open one may be probed, until a half-open one's verdict is overdue, or until a closed one's `openings`
     (those in a row) are forgotten; 0 or less when that is past. `permits_out` (handed out, neither ended nor run out)
     and `successes` (permits that ended well, and stay used) belong to a half-open epoch; a new one begins with none.
+    `refused` marks the configuration whose account was refused, where that is why it opened.
     """
 
     epoch: int
@@ -76,6 +78,7 @@ class BreakerRecord:
     openings: int
     permits_out: int = 0
     successes: int = 0
+    refused: str = ""
 
 
 NO_RECORD: Final = BreakerRecord(epoch=0, state=BreakerState.CLOSED, since_s=0.0, until_in_s=0.0, openings=0)
@@ -147,10 +150,13 @@ class Change:
 
 class Breaker:
     """One supervisor's machine for one provider. `now_s` is any monotonic clock, the same in every call; `draw` is
-    in [0, 1)."""
+    in [0, 1). `configuration` is a mark of all that the provider's account is known by."""
 
-    def __init__(self, settings: BreakerSettings, *, longest_call_s: float, now_s: float) -> None:
+    def __init__(
+        self, settings: BreakerSettings, *, longest_call_s: float, now_s: float, configuration: str = ""
+    ) -> None:
         self._settings = settings
+        self._configuration = configuration
         self._stall_s = max(2 * longest_call_s, SHORTEST_STALL_S)
         self._record = NO_RECORD
         self._learned_s = now_s
@@ -229,11 +235,11 @@ class Breaker:
                 self._count(evidence, now_s)
                 if evidence is not Evidence.REFUSED and not self._reached(now_s):
                     return None
-                return self._open(Event.TRIPPED, now_s, draw)
+                return self._open(Event.TRIPPED, now_s, draw, evidence)
             case BreakerState.HALF_OPEN:
                 if evidence.verdict is Verdict.SUCCESS:
                     return None  # counted by the cluster, with its permit
-                return self._open(Event.RELAPSED, now_s, draw)
+                return self._open(Event.RELAPSED, now_s, draw, evidence)
             case BreakerState.OPEN:
                 return None
             case _ as never:
@@ -279,6 +285,8 @@ class Breaker:
         return self._forced if now_s < self._forced_until_s else None
 
     def _adopt(self, record: BreakerRecord, now_s: float) -> None:
+        if record.refused not in ("", self._configuration) and record.state is BreakerState.OPEN:
+            record = replace(record, until_in_s=0.0)
         if (record.epoch, record.state) != (self._record.epoch, self._record.state):
             self._forget()
         self._record, self._learned_s = record, now_s
@@ -304,11 +312,12 @@ class Breaker:
         calls = self._calls.total(now_s)
         return calls >= self._settings.minimum_calls and self._bad.total(now_s) >= self._settings.failure_ratio * calls
 
-    def _open(self, event: Event, now_s: float, draw: float) -> Event:
+    def _open(self, event: Event, now_s: float, draw: float, evidence: Evidence) -> Event:
         quiet = self._record.state is BreakerState.CLOSED and now_s >= self._until_s
         openings = 1 if quiet else self._record.openings + 1
         change = self._change(event, until_in_s=self._open_for_s(openings, draw), openings=openings)
-        self._adopt(change.record, now_s)
+        refused = self._configuration if evidence is Evidence.REFUSED else ""
+        self._adopt(replace(change.record, refused=refused), now_s)
         return event
 
     def _open_for_s(self, openings: int, draw: float) -> float:

@@ -1,11 +1,12 @@
 """One supervisor's part in what all of them agree on for one provider: breaker, send slots, permits, pauses.
 
 A provider's actor owns it, asks it before each call (`admission`), tells it what its calls came to, and runs its
-tasks, the only ones that talk to Redis:
+tasks. All but the last talk to Redis, and nobody else does:
 
 - `reserve` asks for slots, and half-open for permits, when there is demand and hands to use them
 - `keep` tells the cluster (breaker, verdicts, pauses), learns from it, and publishes on the provider's desk
 - `count`, where the provider has a quota, looks at what is left of it, and has it counted anew where that is lost
+- `heed`, where the provider can tell what the account may send, asks it every few minutes
 
 Everything else here is synchronous: a call waits for no task. Without Redis there are no slots, so no calls, and all
 of them go on by themselves when it is back.
@@ -14,7 +15,7 @@ of them go on by themselves when it is back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from math import inf
@@ -29,7 +30,7 @@ from heliograph.actors.metrics.provider import ProviderMeters, StopReason
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.errors import LedgerDown, QueueDown
 from heliograph.actors.model.message import WaitingFor
-from heliograph.actors.model.provider import BreakerState, Controls, ProviderReport, ProviderSettings
+from heliograph.actors.model.provider import BreakerState, Controls, ProviderReport, ProviderSettings, account_mark
 from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, window
 from heliograph.actors.policy.breaker import Admission, Breaker, Evidence, Verdict, weigh
 from heliograph.actors.policy.bucket import HORIZON_S, shape
@@ -41,6 +42,7 @@ from heliograph.actors.policy.quota import AHEAD_S, KEPT, part_us
 from heliograph.actors.policy.tally import Tally
 from heliograph.actors.ports.board import Desk
 from heliograph.actors.ports.coordination import BreakerRecord, Coordination, Lost, QuotaWord
+from heliograph.actors.ports.courier import Allowance
 from heliograph.actors.sending.budget import Budget
 
 log = structlog.get_logger()
@@ -63,6 +65,9 @@ BUSY_RATE: Final = 1000.0
 REDIS_AWAY_S: Final = 0.5
 PUBLISH_S: Final = 0.1
 MOST_MOVES: Final = 4
+ALLOWANCE_S: Final = 180.0
+"""How often, about, a provider is asked what the account may send."""
+LEAST_ALLOWED: Final = 1e-3
 COUNT_S: Final = 5.0
 """How often, about, what is left of a quota is looked at: others use it too."""
 OVERRUN_S: Final = 1.0
@@ -89,6 +94,7 @@ class Accord:
         *,
         longest_call_s: float,
         spent: Spent,
+        allowance: Callable[[], Awaitable[Allowance | None]] | None,
         changed: Callable[[], None],
         free_calls: Callable[[], int],
         supervisors: Callable[[], int],
@@ -103,12 +109,20 @@ class Accord:
         self._meters = meters
         self._longest_call_s = longest_call_s
         self._spent = spent
+        self._allowance = allowance
+        self._allowed_share = 1.0
+        self._none_left_until_s = -inf
         self._changed = changed
         self._free_calls = free_calls
         self._supervisors = supervisors
         self._clock = clock
         self._shape = shape(settings.rate, settings.burst)
-        self._breaker = Breaker(settings.breaker, longest_call_s=longest_call_s, now_s=clock.boot_s())
+        self._breaker = Breaker(
+            settings.breaker,
+            longest_call_s=longest_call_s,
+            now_s=clock.boot_s(),
+            configuration=account_mark(settings),
+        )
         self._budget = Budget(settings.quota) if settings.quota else None
         self._recount = Bell()
         self._quota_told_until_s = -inf
@@ -174,7 +188,8 @@ class Accord:
         if self._budget is None or recipients <= 0:
             return
         self._budget.unused(part, recipients)
-        if self.crowded(now_s := self._clock.boot_s()):
+        now_s = self._clock.boot_s()
+        if self.crowded(now_s) and self._none_left_until_s <= now_s:
             self._reopen(now_s)
 
     def demanded(self, now_s: float) -> None:
@@ -197,6 +212,7 @@ class Accord:
             evidence = Evidence.NOTHING
         if evidence is Evidence.REFUSED:
             codes = sorted({answer.code or "" for answer in answers if answer.outcome is Outcome.MISCONFIGURED})
+            self._meters.stopped(StopReason.MISCONFIGURED)
             log.error("provider.misconfigured", provider=self._name, codes=codes, mend="look at its account and keys")
         self.judged(evidence, permit=permit, epoch=epoch, now_s=now_s)
         slow, stay_away_s = demands(answers)
@@ -376,7 +392,7 @@ class Accord:
                 wait_s = REDIS_AWAY_S * (0.5 + self._clock.random.random())
             self._show_quota(budget)
             now_s = self._clock.boot_s()
-            if budget.reopened() and self.crowded(now_s):
+            if budget.reopened() and self.crowded(now_s) and self._none_left_until_s <= now_s:
                 self._reopen(now_s)
             if self._demand():
                 self._reserver.ring()
@@ -385,6 +401,41 @@ class Accord:
     def _reopen(self, now_s: float) -> None:
         self._stops.lift(Stop.RESERVED)
         self._stops.lift(Stop.QUOTA)
+        self._look_again(now_s)
+
+    async def heed(self) -> None:
+        """Use no more than the provider says that the account may. Every supervisor asks for itself; where that cannot
+        be told, what was told last still holds."""
+        if self._allowance is None:
+            return
+        await trio.sleep(self._clock.random.random())
+        while True:
+            try:
+                told = await self._allowance()
+            except Exception as bug:
+                log.exception("provider.bug", provider=self._name, error=type(bug).__name__, exc_info=False)
+                told = None
+            if told is not None:
+                self._keep_within(told)
+            await trio.sleep(ALLOWANCE_S * (0.75 + self._clock.random.random() / 2))
+
+    def _keep_within(self, told: Allowance) -> None:
+        now_s, before = self._clock.boot_s(), self._allowed_share
+        rate = self._settings.rate if told.rate is None else max(told.rate, LEAST_ALLOWED)
+        self._allowed_share = min(1.0, rate / self._settings.rate)
+        if told.remaining is not None and told.remaining <= 0:
+            if now_s >= self._none_left_until_s:
+                log.warning("provider.quota_used_up", provider=self._name, told_by="the provider", remaining=0)
+                self._meters.stopped(StopReason.QUOTA)
+            self._none_left_until_s = now_s + 2 * ALLOWANCE_S
+            self._stops.put(Stop.QUOTA, self._none_left_until_s)
+            self._stops.put(Stop.RESERVED, self._none_left_until_s)
+        elif self._none_left_until_s > now_s:
+            self._none_left_until_s = now_s
+            self._reopen(now_s)
+        if self._allowed_share != before:
+            log.info("provider.allowance", provider=self._name, rate=told.rate, configured=self._settings.rate)
+            self._hand.drop_slots()
         self._look_again(now_s)
 
     def _show_quota(self, budget: Budget) -> None:
@@ -483,7 +534,7 @@ class Accord:
         until_s = self._breaker.until_s(now_s)
         if until_s is not None and until_s > now_s:
             turn_s = min(turn_s, until_s)
-        if self._share(now_s) < 1.0:
+        if self._recovered(now_s) < 1.0:
             turn_s = min(turn_s, now_s + POLL_S)
         return min(turn_s, now_s + self._poll_s(now_s))
 
@@ -503,6 +554,10 @@ class Accord:
 
     def _share(self, now_s: float) -> float:
         """How much of the rate is used."""
+        return self._recovered(now_s) * self._allowed_share
+
+    def _recovered(self, now_s: float) -> float:
+        """How much of it throttling and the breaker leave; that comes back by itself."""
         return self._throttle.share(now_s) * self._breaker.ramp(now_s)
 
     def _wait_for_rate(self, until_s: float, now_s: float) -> bool:

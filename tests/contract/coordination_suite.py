@@ -249,14 +249,14 @@ class CoordinationSuite(QuotaSuite):
 
     async def test_a_record_is_changed_by_whoever_knows_its_epoch(self, world: CoordinationWorld):
         first, second = await world.coordination("a"), await world.coordination("b")
-        opened = replace(OPEN, openings=3)
+        opened = replace(OPEN, openings=3, refused="a1b2")
         for told in (
             await first.change("p", expected_epoch=0, record=opened),
             await second.change("p", expected_epoch=0, record=replace(HALF_OPEN, epoch=7)),
             (await ask(second)).record,
         ):
             assert told is not None
-            assert (told.epoch, told.state, told.openings) == (1, BreakerState.OPEN, 3)
+            assert (told.epoch, told.state, told.openings, told.refused) == (1, BreakerState.OPEN, 3, "a1b2")
             assert told.until_in_s == pytest.approx(60.0, abs=SOON_S)
             assert 0 <= told.since_s < SOON_S
         assert (await second.change("p", expected_epoch=1, record=replace(HALF_OPEN, epoch=2))).epoch == 2

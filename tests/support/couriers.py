@@ -10,7 +10,7 @@ import trio
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import Message
-from heliograph.actors.ports.courier import Begin
+from heliograph.actors.ports.courier import Allowance, Begin
 
 ACCEPTED = Answer(outcome=Outcome.ACCEPTED, provider_message_id="p-1")
 DEFERRED = Answer(outcome=Outcome.DEFERRED, code="503")
@@ -65,6 +65,7 @@ class ScriptedCourier:
         self.in_air = 0
         self.most_in_air = 0
         self.closed = 0
+        self.told: Allowance | None = None
 
     @property
     def messages(self) -> list[str]:
@@ -89,6 +90,10 @@ class ScriptedCourier:
         finally:
             self.in_air -= 1
         return [self.answer(call) for call in calls]
+
+    async def allowance(self) -> Allowance | None:
+        await trio.sleep(0.1)
+        return self.told
 
     async def ask(self, call: ProviderCall) -> Settled | None:
         self.asked.append(call)
