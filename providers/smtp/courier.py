@@ -36,7 +36,7 @@ SLACK_S: Final = 1.0
 LARGE: Final = 256 * 1024
 """Attachments of more base64 than this are put together in a thread: it takes longer than a send slot lasts."""
 MOST_READY: Final = 4
-_HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 class SmtpCourier:

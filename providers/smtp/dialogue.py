@@ -4,8 +4,8 @@ A dialogue is a generator. It yields a step (`Say`, `Secure`), whoever drives it
 back what was `Heard`, and the generator returns what came of it. So everything that RFC 5321 and its extensions
 ask for is here and can be tested by feeding it anything at all; it raises nothing, whatever the server says.
 
-What a lost connection means depends on one thing only: whether the final dot had been handed to the socket. Before,
-the server must not deliver (`deferred`); after, nobody knows (`unknown`).
+What a lost connection means depends on one thing only: whether the socket took the final dot. Before, the server must
+not deliver (`deferred`); after, nobody knows (`unknown`). So the dot has a write of its own.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The replies to a step, fewer than asked for where the connection was lost over it."""
+    """The replies to a step, fewer than asked for where the connection was lost over it. `written`: all of what was to
+    be said may have left us."""
 
     replies: tuple[Reply, ...] = ()
     loss: Loss | None = None
     detail: str = ""
+    written: bool = True
 
 
 Step = Say | Secure
@@ -399,7 +401,7 @@ def _data_refusal(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer
 
 
 def _torn(heard: Heard, letter: Letter, rows: tuple[Row, ...]) -> Answer:
-    """The connection broke within the content. Some servers say why before they hang up."""
+    """The connection broke before the final dot was out. Some servers say why before they hang up."""
     refusals = [reply for reply in heard.replies if reply.code >= 400]
     return find(refusals[0], Stage.CONTENT, rows).answer(letter.named) if refusals else lost(heard, Stage.CONTENT)
 
@@ -419,6 +421,8 @@ def _call_off(heard: Heard, *, go_ahead: bool) -> Dialogue[bool]:
 
 
 def _ending(heard: Heard, letter: Letter, recipients: Sequence[Reply], rows: tuple[Row, ...]) -> Sent:
+    if not heard.written:
+        return Sent(_torn(heard, letter, rows), reusable=False)
     if heard.loss is not None:
         return Sent(lost(heard, Stage.END, Outcome.UNKNOWN), reusable=False)
     reply = heard.replies[0]

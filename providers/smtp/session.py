@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import select
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar, assert_never
 
@@ -149,30 +150,34 @@ class Session:
             with trio.move_on_at(until_s + (self._server.final_answer_s if say.last else 0.0)):
                 if say.begins:
                     begin()
-                if say.data:
-                    await self._write(say, replies)
+                written = await self._write(say.data)
+                # It makes a difference whether a broken connection is known before the final dot or after it.
+                if not written or (not say.replies and self._shows(_HUNG_UP)):
+                    return await self._last_words(written=written)
                 while len(replies) < say.replies:
                     replies.append(await self._reply())
                 return Heard(tuple(replies))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError:
             return Heard(tuple(replies), Loss.DISCONNECTED, "the connection broke")
         except Garbled as error:
             return Heard(tuple(replies), Loss.GARBLED, f"this is not SMTP: {error}")
         return Heard(tuple(replies), Loss.TIMEOUT, "no answer in time")
 
-    async def _write(self, say: Say, replies: list[Reply]) -> None:
-        """Where no answer is due a broken connection is looked for all the same: it makes a difference whether it is
-        known before the final dot or after it. Some servers say first what they do not like."""
+    async def _write(self, data: bytes) -> bool:
+        """False where the socket did not take all of it."""
         try:
-            await self._stream.send_all(say.data)
-            if say.replies or not self._shows(_HUNG_UP):
-                return
+            await self._stream.send_all(data)
         except trio.BrokenResourceError:
-            if say.replies:
-                raise
-        while len(replies) < MOST_LAST_WORDS:
-            replies.append(await self._reply())
-        raise trio.BrokenResourceError
+            return False
+        return True
+
+    async def _last_words(self, *, written: bool) -> Heard:
+        """Some servers say what they do not like before they hang up."""
+        replies: list[Reply] = []
+        with suppress(trio.BrokenResourceError, Garbled):
+            while len(replies) < MOST_LAST_WORDS:
+                replies.append(await self._reply())
+        return Heard(tuple(replies), Loss.DISCONNECTED, "the connection broke", written=written)
 
     async def _reply(self) -> Reply:
         while (reply := self._reader.next()) is None:

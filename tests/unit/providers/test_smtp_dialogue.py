@@ -315,6 +315,12 @@ def test_a_connection_that_breaks_after_the_dot_leaves_it_unknown(loss: Loss) ->
     assert (sent.answer.outcome, sent.answer.code, sent.reusable) == (Outcome.UNKNOWN, loss, False)
 
 
+def test_a_dot_that_the_socket_did_not_take_was_never_said() -> None:
+    unsaid = Heard((), Loss.DISCONNECTED, "the connection broke", written=False)
+    sent, _ = drive(transaction(ONE, PIPELINING), [heard("250 a", "250 b", "354 c"), Heard(), unsaid])
+    assert (sent.answer.outcome, sent.answer.code, sent.reusable) == (Outcome.DEFERRED, Loss.DISCONNECTED, False)
+
+
 def test_a_go_ahead_after_the_dot_is_no_answer() -> None:
     sent, _ = drive(transaction(ONE, PIPELINING), [heard("250 a", "250 b", "354 c"), Heard(), heard("354 what?")])
     assert (sent.answer.outcome, sent.reusable) == (Outcome.UNKNOWN, False)
