@@ -119,6 +119,16 @@ WITH ended AS (
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
 SELECT id FROM moved"""
+# The same where receipts name some of the attempts by the provider's id alone.
+SENT_TRACED: Final = SENT.replace("unknowns smallint,", "unknowns smallint, traced boolean,", 1).replace(
+    "), counted AS (",
+    """), noted AS (
+    INSERT INTO provider_ids (message_id, number, provider, provider_message_id, recipient)
+    SELECT id, number, provider, provider_message_id, recipient FROM moved JOIN contents USING (id)
+    WHERE traced AND provider_message_id <> ''
+), counted AS (""",
+    1,
+)
 
 # Through all of `claims`, which is short.
 OVERDUE: Final = f"""
@@ -262,10 +272,11 @@ class PostgresDelivery:
 
     async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
         plain = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
+        sent_as = SENT_TRACED if any(f.answer is not None and f.answer.traced for f in plain) else SENT
 
         async def send(connection: Connection) -> set[str]:
             params = (json_of(map(_ended, plain)), supervisor, [f.message_id for f in plain], connection.writer)
-            return {row[0] for row in await connection.rows(SENT, params)}
+            return {row[0] for row in await connection.rows(sent_as, params)}
 
         async def end_others(connection: Connection) -> dict[str, Finished]:
             return await self._finish(connection, others, supervisor)
@@ -456,6 +467,7 @@ def _ended(finish: Finish) -> dict[str, object]:
         "code": answer.code,
         "detail": answer.detail,
         "provider_message_id": answer.provider_message_id,
+        "traced": answer.traced,
         "counted": going.counted,
         "unknowns": going.unknowns,
         "throttled": going.throttled,
@@ -477,6 +489,7 @@ def _may_end(held: Held, finish: Finish, supervisor: str) -> bool:
 
 def _late(edges: Edges, held: Held, finish: Finish) -> None:
     """The claim was closed before its owner's word came. Where no call was made that is a truth, too."""
+    edges.trace(held, finish.number, finish.provider, finish.answer)
     if finish.settles is not None:
         edges.settle(held, *finish.settles)
     learnt = Settled.NOT_SENT if finish.answer is None else _LEARNT.get(finish.answer.outcome)
@@ -490,6 +503,7 @@ def _end(edges: Edges, held: Held, finish: Finish, supervisor: str) -> None:
         edges.settle(held, *finish.settles)
     if finish.answer is not None:
         edges.log(_attempt(finish, finish.answer))
+        edges.trace(held, finish.number, finish.provider, finish.answer)
     changes: dict[str, Any] = {
         "attempts": finish.number if finish.answer is not None else held.standing.attempts,
         "counted": going.counted,

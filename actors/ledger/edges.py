@@ -17,7 +17,7 @@ from typing import Any, Final
 from heliograph.actors.ledger.pool import Connection
 from heliograph.actors.ledger.rows import STANDING, json_of, standing_of
 from heliograph.actors.ledger.tallies import Tally
-from heliograph.actors.model.attempt import Attempt, Settled
+from heliograph.actors.model.attempt import Answer, Attempt, Settled
 from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.message import Channel, Lane, Priority, Reason, Standing, State
 from heliograph.actors.policy.lifecycle import WAITING, Event, move
@@ -64,6 +64,15 @@ SELECT * FROM json_to_recordset(%s::json) AS a (
     message_id text, number integer, provider text, started_at timestamptz, finished_at timestamptz, outcome text,
     code text, detail text, provider_message_id text
 )"""
+
+# By the primary key.
+TRACE: Final = """
+INSERT INTO provider_ids (message_id, number, provider, provider_message_id, recipient)
+SELECT c.id, t.number, t.provider, t.provider_message_id, c.recipient
+FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[]) AS t (message_id, number, provider, provider_message_id)
+JOIN contents AS c ON c.id = t.message_id
+WHERE c.id = ANY(%s)
+ON CONFLICT DO NOTHING"""
 
 # By the primary key.
 SETTLE: Final = """
@@ -164,6 +173,7 @@ class Edges:
     _changed: dict[str, Held] = field(default_factory=dict)
     _ended: list[str] = field(default_factory=list)
     _logged: list[Attempt] = field(default_factory=list)
+    _traced: list[tuple[str, int, str, str]] = field(default_factory=list)
     _unsettled: dict[tuple[str, int], str] = field(default_factory=dict)
     _settled: list[tuple[str, int, Settled]] = field(default_factory=list)
     _filed: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -228,6 +238,11 @@ class Edges:
 
     def log(self, attempt: Attempt) -> None:
         self._logged.append(attempt)
+
+    def trace(self, held: Held, number: int, provider: str, answer: Answer | None) -> None:
+        """Where its provider's id alone may name the attempt, make it findable by that."""
+        if answer is not None and answer.traced and answer.provider_message_id:
+            self._traced.append((held.id, number, provider, answer.provider_message_id))
 
     # ------------------------------------------------------------------------------------------ late truth
 
@@ -297,10 +312,13 @@ class Edges:
                 for h in self._changed.values()
             )
             await connection.rows(SAVE, (json_of(documents), list(self._changed)))
-        if self._filed:
-            await connection.rows(FILE, (json_of(self._filed.values()), list(self._filed)))
         for state, ids in self._closed.items():
             await self._close(connection, state, ids)
+        if self._filed:  # one that was closed just now may be opened anew
+            await connection.rows(FILE, (json_of(self._filed.values()), list(self._filed)))
+        if self._traced:
+            ids = [message_id for message_id, *_ in self._traced]
+            await connection.rows(TRACE, (*map(list, zip(*self._traced, strict=True)), ids))
         await self.tally.write(connection)
 
     async def _close(self, connection: Connection, state: DeadLetterState, ids: Sequence[str]) -> None:

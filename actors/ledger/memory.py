@@ -16,6 +16,7 @@ import trio
 
 from heliograph.actors.ledger.memory_aftercare import MemoryDeadLetters, MemoryOperations, MemoryRetention
 from heliograph.actors.ledger.memory_cluster import MemoryCluster, MemoryKeys
+from heliograph.actors.ledger.memory_receipts import MemoryReceipts
 from heliograph.actors.ledger.memory_store import (
     NOTHING_AWAITED,
     Claim,
@@ -87,6 +88,7 @@ def memory_ledger(
         messages=MemoryMessages(store),
         dead_letters=MemoryDeadLetters(store),
         operations=MemoryOperations(store),
+        receipts=MemoryReceipts(store),
         suppressions=MemorySuppressions(store),
         keys=MemoryKeys(store),
         cluster=MemoryCluster(store),
@@ -225,6 +227,7 @@ class MemoryDelivery:
             store.settle(row, *finish.settles)
         if finish.answer is not None:
             row.attempts.append(_logged(finish, finish.answer))
+            store.trace(row, finish.number, finish.provider, finish.answer)
         self._end(row, finish, supervisor)
         self._look_again(row, finish)
         queued = row.standing.state is State.QUEUED
@@ -249,6 +252,7 @@ class MemoryDelivery:
 
     def _late(self, row: Row, finish: Finish) -> None:
         """The claim was closed before its owner's word came. Where no call was made that is a truth, too."""
+        self.store.trace(row, finish.number, finish.provider, finish.answer)
         if finish.settles is not None:
             self.store.settle(row, *finish.settles)
         learnt = Settled.NOT_SENT if finish.answer is None else LEARNT.get(finish.answer.outcome)
@@ -461,7 +465,7 @@ class MemoryMessages:
     def list(self, wanted: MessageFilter, *, tenant: str | None, before: str | None, limit: int) -> list[MessageView]:
         ids = (i for i in self.store.rows if before is None or i < before)
         rows = (row for i in sorted(ids, reverse=True) if self._matches(row := self.store.rows[i], wanted, tenant))
-        return [self.store.view(row, attempts=False) for row in islice(rows, limit)]
+        return [self.store.view(row) for row in islice(rows, limit)]
 
     def _matches(self, row: Row, wanted: MessageFilter, tenant: str | None) -> bool:
         message = row.message

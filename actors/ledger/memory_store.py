@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 import trio
 
 from heliograph.actors.model.access import ApiKey
-from heliograph.actors.model.attempt import Attempt, Outcome, Settled
+from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterState, Operation
 from heliograph.actors.model.errors import NotFound
 from heliograph.actors.model.identity import made_at, new_id
@@ -28,7 +28,16 @@ from heliograph.actors.model.provider import Controls
 from heliograph.actors.model.receipt import Suppression
 from heliograph.actors.policy.lifecycle import WAITING, Event, move
 from heliograph.actors.policy.suppression import fold, recipient_of
-from heliograph.actors.ports.ledger import Entered, Entry, Generation, IdempotencyRecord, MessageView, Peer, WaitingHint
+from heliograph.actors.ports.ledger import (
+    Entered,
+    Entry,
+    Generation,
+    IdempotencyRecord,
+    MessageView,
+    Peer,
+    Reported,
+    WaitingHint,
+)
 
 Fault = Callable[[str], None]
 """Called with a method's name (`delivery.claim`) before its effect and with `delivery.claim/done` after it. What it
@@ -116,6 +125,27 @@ class Known:
 
 
 @dataclass(slots=True)
+class Kept:
+    """A receipt that is looked at again at `due_at`, and no more after `until`."""
+
+    reported: Reported
+    due_at: datetime
+    until: datetime
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Which attempt a provider names by an id of its own."""
+
+    provider: str
+    provider_message_id: str
+    recipient: str
+    message_id: str
+    number: int
+
+
+@dataclass(slots=True)
 class Member:
     peer: Peer
     ended_at: datetime | None = None
@@ -151,6 +181,10 @@ class Store:
         self.entered: Final[Counter[tuple[Channel, State]]] = Counter()
         self.present: Final[Counter[tuple[Channel, State]]] = Counter()
         self.dropped = 0
+        self.kept: Final[list[Kept]] = []
+        self.traces: Final[dict[Trace, datetime]] = {}
+        """With the moment at which each was noted."""
+        self.looked_to: datetime | None = None
         self.free: Final[Mapping[Lane, dict[str, Row]]] = {lane: {} for lane in LANES}
         """Waiting and unclaimed, by lane."""
         self._expiries: Final[list[tuple[datetime, str]]] = []
@@ -215,7 +249,7 @@ class Store:
         due_in_s = max(0.0, self.in_s(row.standing.due_at))
         return WaitingHint(row.id, row.message.lane, due_in_s, by_due(row))
 
-    def view(self, row: Row, *, archived: bool = False, attempts: bool = True) -> MessageView:
+    def view(self, row: Row, *, archived: bool = False) -> MessageView:
         standing, log = row.standing, tuple(row.attempts)
         if claim := self.claims.get(row.id):
             standing = replace(standing, state=State.SENDING, provider=claim.provider, waiting_for=None)
@@ -223,7 +257,7 @@ class Store:
                 message_id=row.id, number=claim.number, provider=claim.provider, started_at=claim.started_at
             )
             log = (*log, begun)
-        return MessageView(message=row.message, standing=standing, attempts=log if attempts else (), archived=archived)
+        return MessageView(message=row.message, standing=standing, attempts=log, archived=archived)
 
     def find(self, message_id: str, tenant: str | None) -> tuple[Row, bool]:
         """The row, hot or archived (then True). NotFound where there is none for this tenant."""
@@ -282,7 +316,17 @@ class Store:
         """One that waits, unclaimed."""
         self.change(row, Event.SUPPRESSED, **NOTHING_AWAITED)
 
+    def archived_row(self, message_id: str) -> Row | None:
+        archived = self.archive.get(message_id)
+        return None if archived is None else archived.row
+
     # ------------------------------------------------------------------------------------------- late truth
+
+    def trace(self, row: Row, number: int, provider: str, answer: Answer | None) -> None:
+        """Where its provider's id alone may name the attempt, make it findable by that."""
+        if answer is not None and answer.traced and answer.provider_message_id:
+            trace = Trace(provider, answer.provider_message_id, row.message.to, row.id, number)
+            self.traces.setdefault(trace, self.now())
 
     def settle(self, row: Row, number: int, learnt: Settled) -> None:
         """Write what was learnt of an attempt without an answer, once; where that is `accepted`, the message is sent.
@@ -338,7 +382,7 @@ class Store:
 
     def redrive(self, letter: DeadLetter, *, expires_after_s: float, supervisor: str) -> WaitingHint:
         if letter.id not in self.letters:
-            self._bring_back(letter.id)
+            self.bring_back(letter.id)
         row = self.rows[letter.id]
         self.change(
             row,
@@ -379,7 +423,7 @@ class Store:
         self._unstation(row)
         self.dropped += 1
 
-    def _bring_back(self, message_id: str) -> None:
+    def bring_back(self, message_id: str) -> None:
         archived = self.archive.pop(message_id)
         self.rows[message_id] = archived.row
         if archived.letter is not None:

@@ -15,6 +15,7 @@ from heliograph.actors.ledger.messages import PostgresMessages
 from heliograph.actors.ledger.migrate import APPLIED, TABLE_EXISTS, refuse_unless_migrated
 from heliograph.actors.ledger.operations import PostgresOperations
 from heliograph.actors.ledger.pool import Pool
+from heliograph.actors.ledger.receipts import PostgresReceipts
 from heliograph.actors.ledger.retention import PostgresRetention
 from heliograph.actors.ledger.stats import PostgresStats
 from heliograph.actors.ledger.suppressions import PostgresSuppressions
@@ -38,6 +39,7 @@ async def open_ledger(url: str, *, supervisor: str) -> AsyncIterator[Ledger]:
             intake=PostgresIntake(way),
             delivery=PostgresDelivery(way),
             messages=PostgresMessages(rest),
+            receipts=PostgresReceipts(rest),
             dead_letters=PostgresDeadLetters(rest),
             operations=PostgresOperations(rest),
             suppressions=PostgresSuppressions(rest),

@@ -32,7 +32,7 @@ from heliograph.actors.model.deadletter import (
 )
 from heliograph.actors.model.message import Channel, Lane, Message, Move, Reason, Standing, State, Tracked, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
-from heliograph.actors.model.receipt import Suppression, SuppressionReason
+from heliograph.actors.model.receipt import Receipt, Suppression, SuppressionReason
 
 # ------------------------------------------------------------------------------------------------ intake
 
@@ -274,10 +274,59 @@ class MessageLedger(Protocol):
     async def list(
         self, wanted: MessageFilter, *, tenant: str | None, before: str | None, limit: int
     ) -> list[MessageView]:
-        """Newest first (by id), those before `before`; without attempts. Hot tables only."""
+        """Newest first (by id), those before `before`. Hot tables only."""
 
     async def cancel(self, message_id: str, *, tenant: str | None, supervisor: str) -> MessageView:
         """SCHEDULED or QUEUED, unclaimed, to CANCELLED. Conflict once it is out of reach (names the state)."""
+
+
+# ------------------------------------------------------------------------------------------------ receipts
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A receipt, and the provider (its configured name) that gave it."""
+
+    provider: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What came of a receipt. `message_id` None: it names no attempt that is known. `entered` are the states that its
+    message went through just now; `settled` the number of an attempt without an answer that it proved. `kept`: what it
+    does cannot be told yet, and it is looked at again."""
+
+    provider: str
+    message_id: str | None = None
+    channel: Channel | None = None
+    entered: tuple[State, ...] = ()
+    settled: int | None = None
+    kept: bool = False
+
+
+class ReceiptLedger(Protocol):
+    """`policy.receipts` says what a receipt does. Each may come any number of times, in any order."""
+
+    async def take(self, reported: Sequence[Reported], *, keep_s: float) -> list[Taken]:
+        """What these do, in one commit, answered in their order; returned means committed. What cannot be told yet is
+        kept for `keep_s` at most. Archived messages come back where a receipt still moves them. What a receipt says
+        to suppress is entered in the same commit, once its message is known."""
+
+    async def expect(self, reported: Sequence[Reported], *, in_s: float, keep_s: float) -> None:
+        """Have these looked at in `in_s`, as if they came then."""
+
+    async def look_again(self, *, limit: int) -> tuple[list[Taken], float | None]:
+        """Take the kept ones that are due, `limit` at most, in one commit: what came of those that are now decided or
+        dropped, and in how many seconds the next one is due (None: none is kept)."""
+
+    async def close(self, providers: Sequence[str], *, after_s: float, limit: int) -> tuple[int, bool]:
+        """Messages that these providers took, and of which no receipt came in `after_s`, are sent for good: they get
+        the reason `no_receipt`. Looks at about `limit` messages, each once over the whole cluster, oldest first;
+        answers how many got it, and whether there are more to look at now."""
+
+    async def forget(self, *, after_s: float, limit: int) -> int:
+        """Forget which attempts providers name by their own ids, `limit` at most of those that are older."""
 
 
 # -------------------------------------------------------------------------------------------- dead letters
@@ -514,6 +563,7 @@ class Ledger:
     intake: IntakeLedger
     delivery: DeliveryLedger
     messages: MessageLedger
+    receipts: ReceiptLedger
     dead_letters: DeadLetterLedger
     operations: OperationLedger
     suppressions: SuppressionLedger
