@@ -235,7 +235,8 @@ class JournalActor:
     def _settle_unknown(self, end: Closing, finish: Finish, result: Finished) -> None:
         """What became of an attempt without an answer, where this is the end of its being unknown."""
         standing, answer = end.tracked.standing, finish.answer
-        provider, number, learnt = finish.provider, finish.number, answer.outcome if answer is not None else None
+        provider, number = finish.provider, finish.number
+        learnt: Outcome | Settled | None = answer.outcome if answer is not None else None
         if finish.settles is not None:
             how, (number, learnt) = ASKED, finish.settles
         elif not result.applied:

@@ -18,8 +18,8 @@ from tests.support.promql import families, names_in
 BOOKS = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 WANTED = {
     "NobodyUp", "SupervisorDown", "StoreUnreachable", "AccountingDrift", "QueueTooOld", "NoProgress",
-    "DeliveryBurnsBudget", "DeadLettersGrowing", "BreakerOpen", "ProviderMisconfigured", "MailboxNearlyFull",
-    "ActorStuck", "RestartStorm", "GatewayErrors",
+    "DeliveryBurnsBudget", "DeadLettersGrowing", "BreakerOpen", "ProviderMisconfigured",
+    "ProviderRejectsGoodRecipients", "QuotaUsedUp", "MailboxNearlyFull", "ActorStuck", "RestartStorm", "GatewayErrors",
 }  # fmt: skip
 each_alert = pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
 
