@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from heliograph.gateway.cli import scenario_file
+
 HERE = Path(__file__).parent.parent / "data" / "simulation"
 CONFIG = HERE / "config.toml"
 BAD_HOUR = HERE / "bad-hour.toml"
@@ -208,3 +210,11 @@ def test_traffic_that_no_provider_takes_is_told(write: Any) -> None:
     )
     assert result.returncode == 1
     assert "traffic 1: no provider takes its email messages" in result.stderr
+
+
+def test_the_worked_examples_are_sound() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "simulations"
+    scenarios = [file for file in folder.glob("*.toml") if file.name != "providers.toml"]
+    assert len(scenarios) == 4
+    for file in scenarios:
+        assert scenario_file.read(file, frozenset({"fast2sms", "bulksms"})).traffic
