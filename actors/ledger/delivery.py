@@ -175,7 +175,7 @@ SELECT count(*) FROM (
     LIMIT %s
 ) AS found"""
 
-# Through the attempts of that time, once for each loss of a count.
+# By attempts_by_time, once for each loss of a count.
 SPENT: Final = """
 WITH handed AS (
     SELECT message_id, finished_at AS at FROM attempts

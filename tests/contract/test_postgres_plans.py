@@ -160,6 +160,13 @@ async def test_what_runs_each_second_reads_an_index(ledger: tuple[Ledger, Watche
     assert watched.whole_reads == []
 
 
+async def test_a_quota_and_the_jury_read_an_index(ledger: tuple[Ledger, Watched]) -> None:
+    asked, watched = ledger
+    assert await asked.delivery.accepted_elsewhere(IDS[:100], "p2", within_s=DAY_S)
+    assert await asked.delivery.spent("p1", part_s=0.001, parts=10) == [0] * 10
+    assert watched.whole_reads == []
+
+
 async def test_retention_reads_an_index(ledger: tuple[Ledger, Watched]) -> None:
     asked, watched = ledger
     await asked.retention.archive(dead_letters_after_s=29_000, messages_after_s=29_000, limit=20)
