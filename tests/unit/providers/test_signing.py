@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -137,6 +139,56 @@ def test_the_known_request_for_the_account_has_the_known_signature() -> None:
         timestamp=TIMESTAMP,
     )
     assert signature(headers) == "308533654e96f3c7689fb7f8bebcc8459b7c046f28dabf690e81c3945160426f"
+
+
+TOKEN = (
+    "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfIeoIYRqTflfKD8YUuwthAx7"
+    "mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQDYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAkiY9q6d"
+    "+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA=="
+)
+VANILLA = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"
+LETTERS = "/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+SUITE: dict[str, tuple[dict[str, Any], str]] = {
+    "get-vanilla": ({}, VANILLA),
+    "get-unreserved": ({"path": LETTERS}, "07ef7494c76fa4850883e2b006601f940f8a34d404d0cfa977f52a65bbf5f24f"),
+    "get-relative": ({"path": "/example/.."}, VANILLA),
+    "get-relative-relative": ({"path": "/example1/example2/../.."}, VANILLA),
+    "get-slash": ({"path": "//"}, VANILLA),
+    "get-slash-dot-slash": ({"path": "/./"}, VANILLA),
+    "get-vanilla-query-order-key-case": (
+        {"query": [("Param2", "value2"), ("Param1", "value1")]},
+        "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500",
+    ),
+    "get-vanilla-utf8-query": (
+        {"query": [("\u1234", "bar")]},
+        "2cdec8eed098649ff3a119c94853b13c643bcf08f8b0a1d91e12c9027818dd04",
+    ),
+    "post-vanilla": ({"method": "POST"}, "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
+    "post-x-www-form-urlencoded": (
+        {"method": "POST", "content_type": "application/x-www-form-urlencoded", "body": b"Param1=value1"},
+        "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a",
+    ),
+    "post-sts-header-before": (
+        {"method": "POST", "token": TOKEN},
+        "85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_the_requests_of_awss_own_test_suite_have_the_signatures_that_it_gives(name: str) -> None:
+    """aws-sig-v4-test-suite, those whose path is not encoded anew and that have no headers but ours."""
+    fields, expected = SUITE[name]
+    fields = {"method": "GET", "path": "/", **fields}
+    headers = sign(
+        AwsCredentials(KEY, SECRET, fields.pop("token", None)),
+        host="example.amazonaws.com",
+        region="us-east-1",
+        service="service",
+        timestamp="20150830T123600Z",
+        **fields,
+    )
+    assert signature(headers) == expected
 
 
 def test_keys_are_of_a_day_and_a_region() -> None:
