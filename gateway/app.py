@@ -23,7 +23,17 @@ from werkzeug.routing import BaseConverter
 
 from heliograph.actors.model.errors import HeliographError
 from heliograph.actors.model.settings import GatewaySettings
-from heliograph.gateway.api import batch, dead_letters, keys, messages, operations, providers, public, stats
+from heliograph.gateway.api import (
+    batch,
+    dead_letters,
+    keys,
+    messages,
+    operations,
+    providers,
+    public,
+    stats,
+    suppressions,
+)
 from heliograph.gateway.api.docs import docs_page
 from heliograph.gateway.api.openapi import openapi
 from heliograph.gateway.api.reading import body_of, query_of
@@ -42,6 +52,7 @@ ROUTES: Final[tuple[Route[Any, Any], ...]] = (
     *batch.ROUTES,
     *dead_letters.ROUTES,
     *operations.ROUTES,
+    *suppressions.ROUTES,
     *providers.ROUTES,
     *stats.ROUTES,
     *keys.ROUTES,
@@ -150,7 +161,7 @@ class _Front:
 
     async def _answer(self, route: Route[Any, Any], path_id: str) -> Reply:
         key = await self._shared.authenticator.key_of(request.headers)
-        require(key, route.scope)
+        require(key, *route.scopes)
         query = query_of(route.query or Query, request.query_string)
         raw = b""
         if route.takes_json:

@@ -122,9 +122,11 @@ def presented(headers: Headers) -> str | None:
     return next(iter(secrets_given), None)
 
 
-def require(key: ApiKey, scope: ScopeName) -> None:
-    if not key.allows(scope):
-        raise Refused(Code.MISSING_SCOPE, f"this needs the scope {scope}, which the API key {key.id} does not have")
+def require(key: ApiKey, *scopes: ScopeName) -> None:
+    """One of them is enough."""
+    if not any(key.allows(scope) for scope in scopes):
+        wanted = " or ".join(scopes)
+        raise Refused(Code.MISSING_SCOPE, f"this needs the scope {wanted}, which the API key {key.id} does not have")
 
 
 def is_operator(key: ApiKey) -> bool:

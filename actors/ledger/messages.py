@@ -49,6 +49,11 @@ LIST: Final = f"""
 SELECT {TRACKED}, k.number, k.provider, k.started_at
 FROM contents AS c JOIN messages AS m USING (id) LEFT JOIN claims AS k ON k.message_id = m.id
 WHERE true"""  # noqa: S608
+# And only for those of the page their attempts, by the primary key.
+PAGE: Final = """
+SELECT p.*, (SELECT json_agg(a ORDER BY a.number) FROM attempts AS a WHERE a.message_id = p.id)
+FROM ({list} ORDER BY c.id DESC LIMIT %s) AS p
+ORDER BY p.id DESC"""
 
 _CLOCKS: Final = timedelta(minutes=1)
 """How far an id and the moment of its message may be apart."""
@@ -82,8 +87,8 @@ class PostgresMessages:
         self, wanted: MessageFilter, *, tenant: str | None, before: str | None, limit: int
     ) -> list[MessageView]:
         where, params = _conditions(wanted, tenant, before)
-        rows = await self._pool.rows(f"{LIST}{where} ORDER BY c.id DESC LIMIT %s", (*params, limit), prepare=False)
-        return [replace(_view(row, ()), attempts=()) for row in rows]
+        rows = await self._pool.rows(PAGE.replace("{list}", LIST + where), (*params, limit), prepare=False)
+        return [_view(row, attempts) for *row, attempts in rows]
 
 
 async def _find(connection: Connection, message_id: str, tenant: str | None) -> MessageView:
@@ -91,13 +96,14 @@ async def _find(connection: Connection, message_id: str, tenant: str | None) -> 
     if not found:
         raise NotFound(f"there is no message {message_id}")
     *row, archived, attempts = found[0]
-    view = _view(row, [attempt_of_document(document) for document in attempts or ()], archived=archived)
+    view = _view(row, attempts, archived=archived)
     if tenant not in (None, view.message.tenant):
         raise NotFound(f"there is no message {message_id}")
     return view
 
 
-def _view(row: Sequence[Any], attempts: Sequence[Attempt], *, archived: bool = False) -> MessageView:
+def _view(row: Sequence[Any], documents: Sequence[Any] | None, *, archived: bool = False) -> MessageView:
+    attempts = [attempt_of_document(document) for document in documents or ()]
     message, standing = message_of(row), standing_of(row[MESSAGE_WIDTH:])
     number, provider, started_at = row[TRACKED_WIDTH:]
     if number is not None:

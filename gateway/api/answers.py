@@ -8,6 +8,7 @@ from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.attempt import Attempt
 from heliograph.actors.model.deadletter import DeadLetter, DeadLetterGroup, DryRun, Operation
 from heliograph.actors.model.message import Message, State, WaitingFor
+from heliograph.actors.model.receipt import Suppression
 from heliograph.actors.ports.ledger import MessageView
 from heliograph.gateway.api.schemas import (
     AttemptAnswer,
@@ -17,6 +18,7 @@ from heliograph.gateway.api.schemas import (
     KeyAnswer,
     MessageAnswer,
     OperationAnswer,
+    SuppressionAnswer,
     WaitingAnswer,
 )
 
@@ -49,7 +51,7 @@ def accepted_answer(message: Message, state: State) -> MessageAnswer:
     }
 
 
-def message_answer(view: MessageView, waiting: WaitingAnswer | None, *, with_attempts: bool = True) -> MessageAnswer:
+def message_answer(view: MessageView, waiting: WaitingAnswer | None) -> MessageAnswer:
     message, standing = view.message, view.standing
     return {
         "id": message.id,
@@ -61,7 +63,7 @@ def message_answer(view: MessageView, waiting: WaitingAnswer | None, *, with_att
         "provider": standing.provider,
         "parts": message.parts,
         "waiting": waiting,
-        "attempts": [attempt_answer(a) for a in view.attempts] if with_attempts else None,
+        "attempts": [attempt_answer(a) for a in view.attempts],
         "created_at": message.created_at,
         "updated_at": standing.updated_at,
         "send_at": message.send_at,
@@ -137,6 +139,20 @@ def operation_answer(operation: Operation) -> OperationAnswer:
         "failures": [{"id": message_id, "reason": reason} for message_id, reason in operation.failures],
         "created_at": operation.created_at,
         "finished_at": operation.finished_at,
+    }
+
+
+def suppression_answer(suppression: Suppression) -> SuppressionAnswer:
+    return {
+        "id": suppression.id,
+        "tenant": suppression.tenant,
+        "channel": suppression.channel.value,
+        "to": suppression.recipient,
+        "reason": suppression.reason.value,
+        "detail": suppression.detail,
+        "provider": suppression.provider,
+        "message_id": suppression.message_id,
+        "created_at": suppression.created_at,
     }
 
 

@@ -132,7 +132,7 @@ async def many(call: Call[None, MessageQuery]) -> Reply:
     shown, more = pages.split(found, query.limit)
     waiting = await call.shared.cluster.waiting(shown)
     page = MessagePage(
-        data=[answers.message_answer(v, w, with_attempts=False) for v, w in zip(shown, waiting, strict=True)],
+        data=[answers.message_answer(v, w) for v, w in zip(shown, waiting, strict=True)],
         has_more=more,
         next_cursor=pages.cursor_after(LIST, shown[-1].message.id) if more else None,
     )

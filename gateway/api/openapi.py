@@ -79,7 +79,7 @@ def _operation(route: Route[Any, Any], schemas: dict[Any, Any]) -> dict[str, Any
     operation: dict[str, Any] = {
         "operationId": _operation_id(route.method, route.path),
         "summary": route.summary,
-        "description": f"Needs the scope `{route.scope}`.",
+        "description": f"Needs the scope {' or '.join(f'`{scope}`' for scope in route.scopes)}.",
         "tags": [route.tag],
         "parameters": list(_parameters(route)),
         "responses": _responses(route, schemas),

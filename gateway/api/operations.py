@@ -35,6 +35,7 @@ ROUTES: Final = (
         summary="Read an operation and its progress",
         tag="operations",
         scope=ScopeName.DEAD_LETTERS_READ,
+        or_scope=ScopeName.DEAD_LETTERS_WRITE,  # who may start one may see what became of it
         id_kind="operation",
         answer=OperationAnswer,
     ),

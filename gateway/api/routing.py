@@ -32,6 +32,7 @@ KINDS_OF_ID: Final[Mapping[str, str]] = {
     "message": f"msg_{ULID}",
     "operation": f"op_{ULID}",
     "key": f"key_{ULID}",
+    "suppression": f"sup_{ULID}",
     "provider": "[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
 }
 """Kinds of path parameters, and the pattern that each keeps to; a path that does not is no path: 404."""
@@ -97,9 +98,9 @@ Handler = Callable[[Call[B, Q]], Awaitable[Reply]]
 class Route(Generic[B, Q]):
     """`path` is written as in OpenAPI; its parameter, if any, is of the kind `id_kind`.
 
-    `body` and `query` are read and checked before the handler is called. A handler that reads `raw` itself names what
-    it takes in `documents`. `answer` describes what comes with `status`; `also` are the
-    problems that are this route's own."""
+    A key needs `scope`, or `or_scope` where there is one. `body` and `query` are read and checked before the handler
+    is called. A handler that reads `raw` itself names what it takes in `documents`. `answer` describes what comes with
+    `status`; `also` are the problems that are this route's own."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -107,6 +108,7 @@ class Route(Generic[B, Q]):
     summary: str
     tag: str
     scope: ScopeName
+    or_scope: ScopeName | None = None
     id_kind: str = ""
     body: type[B] | None = None
     query: type[Q] | None = None
@@ -118,6 +120,10 @@ class Route(Generic[B, Q]):
     most_bytes: int = OTHER_BYTES
     idempotent_by_key: bool = False
     answer_type: str = "application/json"
+
+    @property
+    def scopes(self) -> tuple[ScopeName, ...]:
+        return (self.scope,) if self.or_scope is None else (self.scope, self.or_scope)
 
     @property
     def parameter(self) -> str:

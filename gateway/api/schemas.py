@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -144,6 +153,7 @@ ReasonName = Literal[
     "no_receipt",
 ]  # fmt: skip
 WaitingForName = Literal["rate", "breaker", "backoff", "window", "quota", "paused", "send_at", "receipt", "provider"]
+SuppressionReasonName = Literal["bounce", "complaint", "unsubscribe", "invalid", "carrier_block", "manual"]
 DeadLetterStateName = Literal["open", "redriven", "archived", "discarded", "settled"]
 BreakerStateName = Literal["closed", "open", "half_open"]
 Scope = Literal[
@@ -257,7 +267,7 @@ class AttemptAnswer(TypedDict):
 
 
 class MessageAnswer(TypedDict):
-    """A message, as answered. `attempts` is null in lists: ask for the message by its id."""
+    """A message, as answered."""
 
     id: str
     state: StateName
@@ -268,7 +278,7 @@ class MessageAnswer(TypedDict):
     provider: str | None
     parts: int | None
     waiting: WaitingAnswer | None
-    attempts: list[AttemptAnswer] | None
+    attempts: list[AttemptAnswer]
     created_at: datetime
     updated_at: datetime
     send_at: datetime | None
@@ -460,6 +470,58 @@ class OperationAnswer(TypedDict):
     failures: list[FailureAnswer]
     created_at: datetime
     finished_at: datetime | None
+
+
+# ---------------------------------------------------------------------------------------------- suppressions
+
+
+class SuppressionBody(Body):
+    """`to` is a number or an address, as a message's."""
+
+    channel: ChannelName
+    to: Annotated[str, Field(min_length=1, max_length=320)]
+    reason: SuppressionReasonName = "manual"
+    detail: ShortText | None = None
+
+    @field_validator("to")
+    @classmethod
+    def _fits_its_channel(cls, to: str, info: ValidationInfo) -> str:
+        match info.data.get("channel"):
+            case "sms":
+                found = number_fault(to)
+            case "email":
+                found = address_fault(to)
+            case _:
+                return to
+        if found is not None:
+            raise fault(found)
+        return to
+
+
+class SuppressionQuery(PageQuery):
+    channel: ChannelName | None = None
+    to: Annotated[SearchText, BeforeValidator(_query_recipient)] | None = None
+    reason: SuppressionReasonName | None = None
+
+
+class SuppressionAnswer(TypedDict):
+    """`provider` and `message_id` say whose word on which message it was, where it was a provider's."""
+
+    id: str
+    tenant: str
+    channel: ChannelName
+    to: str
+    reason: SuppressionReasonName
+    detail: str | None
+    provider: str | None
+    message_id: str | None
+    created_at: datetime
+
+
+class SuppressionPage(TypedDict):
+    data: list[SuppressionAnswer]
+    has_more: bool
+    next_cursor: str | None
 
 
 # ------------------------------------------------------------------------------------------------- providers

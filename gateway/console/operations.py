@@ -63,9 +63,10 @@ async def cancel(visit: Visit) -> Moved:
 
 
 READ: Final = (ScopeName.DEAD_LETTERS_READ,)
+STARTED: Final = (ScopeName.DEAD_LETTERS_READ, ScopeName.DEAD_LETTERS_WRITE)
 VIEWS: Final = (
     View(path=HERE, handler=many, scopes=READ),
-    View(path=f"{HERE}/{{id}}", handler=one, scopes=READ, id_kind="operation", live="live/operation.html"),
+    View(path=f"{HERE}/{{id}}", handler=one, scopes=STARTED, id_kind="operation", live="live/operation.html"),
     View(
         method="POST",
         path=f"{HERE}/{{id}}/cancel",

@@ -49,7 +49,7 @@ class Visit:
 
     async def act(self, route: Route[Any, None], body: Mapping[str, Any] | None = None) -> Reply:
         """What the API does for the same key and the same body, checked the same way."""
-        require(self.key, route.scope)
+        require(self.key, *route.scopes)
         call = Call(
             services=self.services,
             shared=self.shared,

@@ -758,8 +758,11 @@ class ReadingSuite:
     async def test_a_list_shows_where_each_stands(self, world: LedgerWorld) -> None:
         sending = await world.queued()
         await world.claim(sending)
-        [view] = await world.ledger.messages.list(MessageFilter(), tenant=None, before=None, limit=9)
-        assert (view.standing.state, view.standing.provider, view.attempts) == (State.SENDING, "p1", ())
+        sent = await world.sent()
+        views = await world.ledger.messages.list(MessageFilter(), tenant=None, before=None, limit=9)
+        assert views == [await world.get(sent), await world.get(sending)]
+        assert [(v.standing.state, v.standing.provider) for v in views] == [(State.SENT, "p1"), (State.SENDING, "p1")]
+        assert [[a.outcome for a in v.attempts] for v in views] == [[Outcome.ACCEPTED], [None]]
 
     @pytest.mark.parametrize("state", [State.QUEUED, State.SCHEDULED])
     async def test_what_waits_can_be_cancelled(self, world: LedgerWorld, state: State) -> None:

@@ -18,7 +18,16 @@ from heliograph.actors.model.deadletter import OperationKind
 from heliograph.actors.model.errors import Conflict, NotFound
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import LANES, Channel, Lane, Message, Move, Reason, State, WaitingFor
-from heliograph.actors.ports.ledger import Claimed, MessageView, Park
+from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.ports.ledger import (
+    Acceptance,
+    Accepted,
+    Claimed,
+    Entry,
+    MessageView,
+    Park,
+    SuppressionFilter,
+)
 from tests.contract.ledger_world import (
     ACCEPTED,
     AGAIN,
@@ -43,6 +52,7 @@ ENDS: Final[dict[str, tuple[Answer | None, Move]]] = {
     "failover": (DEFERRED, AGAIN),
     "unknown": (UNKNOWN, AGAIN),
     "asked": (None, SENT),
+    "gone": (replace(REJECTED, suppress=SuppressionReason.INVALID), DEAD),
 }
 ARCHIVE_AFTER_S: Final = 500.0
 FEW: Final = 3
@@ -123,7 +133,7 @@ _steps = st.one_of(
     st.builds(Reap, st.sampled_from(["unknown", "unknown", "rejected"])),
     st.builds(Wait, st.sampled_from([3.0, HOLD_S + 1, HOLD_S + 1, 70.0, 600.0])),
     st.builds(On, st.sampled_from(["wake", "park", "give_up", "cancel", "redrive", "archive", "discard"]), _indexes),
-    st.builds(Tend, st.sampled_from(["expire", "auto_retry", "retire"])),
+    st.builds(Tend, st.sampled_from(["expire", "auto_retry", "retire", "suppress", "allow"])),
 )
 _FIRST: Final = Accept("+919876543210", 0.0, 5000.0, twice=False)
 scripts: Final = st.lists(_steps, min_size=20, max_size=60).map(lambda steps: [_FIRST, *steps])
@@ -176,8 +186,16 @@ class Player:
         send_at = now + timedelta(seconds=step.send_in_s) if step.send_in_s else None
         message = self.world.message(step.to, expires_at=now + timedelta(seconds=step.lives_s), send_at=send_at)
         self.messages.append(message)
+        state = State.SCHEDULED if send_at else State.QUEUED
         for _ in range(1 + step.twice):
-            await self.world.accept(message, state=State.SCHEDULED if send_at else State.QUEUED)
+            if not await self._admitted(message, state):
+                state = State.SUPPRESSED
+                assert await self._admitted(message, state)
+
+    async def _admitted(self, message: Message, state: State) -> bool:
+        acceptance = Acceptance(messages=(message,), states=(state,))
+        [answer] = await self.world.ledger.intake.accept([acceptance], supervisor=ME)
+        return answer == Accepted()
 
     async def _finish(self, step: Finish) -> object:
         if not self.claims:
@@ -237,7 +255,25 @@ class Player:
         failures = [reason for _, reason in operation.failures]
         return [self.name(h.message_id) for h in hints], again_s, operation.state, operation.done, failures
 
+    async def _suppress(self) -> object:
+        entry = Entry(
+            tenant="default", channel=Channel.EMAIL, recipient="Asha@Shop.in", reason=SuppressionReason.MANUAL
+        )
+        entered = await self.world.ledger.suppressions.enter(entry)
+        return entered.new, entered.moved
+
+    async def _allow(self) -> object:
+        suppressions = self.world.ledger.suppressions
+        known = await suppressions.list(SuppressionFilter(), tenant=None, before=None, limit=9)
+        for each in known:
+            await suppressions.remove(each.id, tenant=None)
+        return sorted((each.recipient, each.reason, each.provider) for each in known)
+
     async def _tend(self, call: str) -> object:
+        if call == "suppress":
+            return await self._suppress()
+        if call == "allow":
+            return await self._allow()
         ledger = self.world.ledger
         match call:
             case "expire":

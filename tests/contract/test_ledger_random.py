@@ -15,8 +15,8 @@ from tests.contract.ledger_script import Player, Step, play, scripts
 from tests.contract.test_ledger_memory import memory_world
 
 EDGES = {(before, after) for before, row in TRANSITIONS.items() for after in row.values()}
-WOKEN_FIRST = {(State.SCHEDULED, State.SENDING), (State.SCHEDULED, State.FAILED)}
-"""Due, and claimed or given up in the same call: over `queued`."""
+AT_ONCE = {(State.SCHEDULED, State.SENDING), (State.SCHEDULED, State.FAILED), (State.SENDING, State.SUPPRESSED)}
+"""Due, and claimed or given up in the same call; or returned, and suppressed: over `queued`."""
 
 
 class Watch:
@@ -58,7 +58,7 @@ class Watch:
         if before is None:
             return
         passed = (before.standing.state, state)
-        assert passed[0] == passed[1] or passed in EDGES | WOKEN_FIRST
+        assert passed[0] == passed[1] or passed in EDGES | AT_ONCE
         assert view.standing.redrives - before.standing.redrives in (0, 1)
         for old, new in zip(before.attempts, attempts, strict=False):
             assert old.outcome is None or old.outcome is new.outcome, "a known outcome never changes"

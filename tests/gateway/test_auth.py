@@ -113,8 +113,11 @@ CALLS = [
     ("POST", "/v1/dead-letters/redrive", ScopeName.DEAD_LETTERS_WRITE),
     ("POST", "/v1/dead-letters/archive", ScopeName.DEAD_LETTERS_WRITE),
     ("POST", "/v1/dead-letters/discard", ScopeName.DEAD_LETTERS_WRITE),
-    ("GET", "/v1/operations/op_01JD3Q8ZK4A7XNVT0B2C9M5E6F", ScopeName.DEAD_LETTERS_READ),
     ("POST", "/v1/operations/op_01JD3Q8ZK4A7XNVT0B2C9M5E6F/cancel", ScopeName.DEAD_LETTERS_WRITE),
+    ("GET", "/v1/suppressions", ScopeName.MESSAGES_READ),
+    ("POST", "/v1/suppressions", ScopeName.MESSAGES_WRITE),
+    ("GET", "/v1/suppressions/sup_01JD3Q8ZK4A7XNVT0B2C9M5E6F", ScopeName.MESSAGES_READ),
+    ("DELETE", "/v1/suppressions/sup_01JD3Q8ZK4A7XNVT0B2C9M5E6F", ScopeName.MESSAGES_WRITE),
     ("GET", "/v1/providers", ScopeName.PROVIDERS_READ),
     ("POST", "/v1/providers/text/pause", ScopeName.PROVIDERS_WRITE),
     ("POST", "/v1/providers/text/resume", ScopeName.PROVIDERS_WRITE),
@@ -136,6 +139,18 @@ async def test_each_call_needs_its_scope_and_names_it(method: str, path: str, sc
         assert str(scope) in answer.json["detail"]
         its = await gateway.world.key(scope)
         assert (await gateway.ask(method, path, secret=its)).status not in (401, 403)
+
+
+async def test_who_may_start_an_operation_may_see_what_became_of_it() -> None:
+    path = "/v1/operations/op_01JD3Q8ZK4A7XNVT0B2C9M5E6F"
+    either = {ScopeName.DEAD_LETTERS_READ, ScopeName.DEAD_LETTERS_WRITE}
+    async with a_gateway() as gateway:
+        others = await gateway.world.key(*set(ScopeName) - either - {ScopeName.ADMIN})
+        answer = await gateway.get(path, secret=others)
+        assert answer.status == 403
+        assert "dead_letters:read or dead_letters:write" in answer.json["detail"]
+        for scope in either:
+            assert (await gateway.get(path, secret=await gateway.world.key(scope))).status == 404
 
 
 async def test_a_bad_key_is_refused_before_the_body_is_looked_at() -> None:

@@ -15,12 +15,14 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.message import Channel, Reason, State, WaitingFor
+from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.gateway.api.schemas import (
     ChannelName,
     DeadLetterStateName,
     ReasonName,
     Scope,
     StateName,
+    SuppressionReasonName,
     WaitingForName,
 )
 from heliograph.gateway.app import ROUTES, make_app
@@ -55,7 +57,7 @@ async def test_the_page_names_exactly_the_routes_that_are_served() -> None:
     ("method", "path"),
     [
         ("POST", "/v1/messages/preview"), ("GET", "/v1/messages/msg_01JD3Q8ZK4A7XNVT0B2C9M5E6F/explain"),
-        ("GET", "/v1/audit"), ("POST", "/v1/receipts/text"), ("GET", "/v1/suppressions"), ("POST", "/v1/templates"),
+        ("GET", "/v1/audit"), ("POST", "/v1/receipts/text"), ("POST", "/v1/templates"),
         ("GET", "/v1/webhooks"), ("DELETE", "/v1/webhooks/x"),
         ("GET", "/v1/keys/key_01JD3Q8ZK4A7XNVT0B2C9M5E6F/webhook-secret"),
         ("GET", "/"), ("GET", "/v1"), ("GET", "/v1/messages/"), ("GET", "/nowhere"),
@@ -73,6 +75,7 @@ def test_the_words_of_the_api_are_those_of_the_model() -> None:
     pairs = [
         (ChannelName, Channel), (StateName, State), (ReasonName, Reason), (WaitingForName, WaitingFor),
         (DeadLetterStateName, DeadLetterState), (Scope, ScopeName),
+        (SuppressionReasonName, SuppressionReason),
     ]  # fmt: skip
     for literal, enum in pairs:
         assert list(literal.__args__) == [member.value for member in enum]  # type: ignore[attr-defined]
@@ -132,6 +135,11 @@ async def test_real_answers_keep_to_the_page() -> None:
         keeps_to(page, "POST", "/v1/keys", made)
         keeps_to(page, "GET", "/v1/keys", await gateway.get("/v1/keys"))
         keeps_to(page, "GET", "/v1/keys/{id}", await gateway.get(f"/v1/keys/{made.json['id']}"))
+        suppressed = await gateway.post("/v1/suppressions", {"channel": "email", "to": "x@shop.in"})
+        keeps_to(page, "POST", "/v1/suppressions", suppressed)
+        keeps_to(page, "GET", "/v1/suppressions", await gateway.get("/v1/suppressions"))
+        one = await gateway.get(f"/v1/suppressions/{suppressed.json['id']}")
+        keeps_to(page, "GET", "/v1/suppressions/{id}", one)
         for path in ("/livez", "/readyz"):
             keeps_to(page, "GET", path, await gateway.get(path, secret=None))
         keeps_to(page, "POST", "/v1/messages", await gateway.post("/v1/messages", {}))
