@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Outcome, Scope
-from heliograph.providers.smtp.replies import GMAIL_ROWS, ROWS, Reply, Stage, explainer, find
+from heliograph.actors.model.provider import AnswerRule
+from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.providers.smtp.replies import GMAIL_ROWS, ROWS, Reply, Stage, configured, explainer, find
+from tests.support.builders import a_provider
 
 A, R, D, T, M = Outcome.ACCEPTED, Outcome.REJECTED, Outcome.DEFERRED, Outcome.THROTTLED, Outcome.MISCONFIGURED
 MAIL, RCPT, END, AUTH = Stage.SENDER, Stage.RECIPIENT, Stage.END, Stage.LOGIN
@@ -114,6 +117,26 @@ def test_gmail_slows_us_down_by_421() -> None:
     assert find(reply(text), MAIL).verdict.outcome is D
     assert find(reply(text), MAIL, GMAIL_ROWS).verdict.outcome is T
     assert explainer(GMAIL_ROWS)("421", b"4.7.0 try again later").verdict.outcome is T
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("stage", list(Stage))
+def test_no_row_of_an_operator_makes_a_success_of_what_was_refused_before_the_dot(
+    outcome: Outcome, stage: Stage
+) -> None:
+    settings = a_provider("smtp", answers=(AnswerRule(outcome=outcome, status=550, code="5.7.1"),))
+    found = find(reply("550 5.7.1 no"), stage, configured(settings)).verdict.outcome
+    if stage is END or outcome in (R, D, T, M):
+        assert found is outcome
+    else:
+        assert found in (R, D, M)
+
+
+def test_only_a_proof_that_the_address_does_not_exist_suppresses_it() -> None:
+    texts = ["550 5.1.1 x", "550 5.1.2 x", "556 5.1.10 x", "550 5.1.3 x", "550 5.2.1 x", "550 no such user", "556 x"]
+    suppressed = [find(reply(text), RCPT).answer().suppress for text in texts]
+    assert suppressed == [SuppressionReason.BOUNCE] * 3 + [None] * 4
+    assert find(reply("550 5.1.1 x"), MAIL).answer().suppress is None
 
 
 def test_an_answer_has_both_codes_and_the_servers_text() -> None:
