@@ -136,7 +136,13 @@ class MemoryReceipts:
     ) -> Taken:
         receipt, store = reported.receipt, self.store
         effect = _effect(receipt, row)
-        ruling = rule(effect, number, reported.provider, self._situation(row, last=last))
+        ruling = rule(
+            effect,
+            number,
+            reported.provider,
+            self._situation(row, last=last),
+            provider_message_id=receipt.provider_message_id,
+        )
         if ruling.known or ruling.kept:
             channel = row.message.channel
             taken = replace(taken, message_id=row.id, channel=channel, kept=taken.kept or ruling.kept)
@@ -164,7 +170,11 @@ class MemoryReceipts:
         return Situation(
             state=store.state_of(row),
             reason=row.standing.reason,
-            attempts=[Ended(a.number, a.provider, a.outcome, a.settled) for a in row.attempts if a.outcome],
+            attempts=[
+                Ended(a.number, a.provider, a.outcome, a.settled, a.provider_message_id)
+                for a in row.attempts
+                if a.outcome
+            ],
             under_way=(claim.number, claim.provider) if claim else None,
             earlier_lives=letter.attempts if letter is not None and redriven else 0,
             last=last,

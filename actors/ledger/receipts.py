@@ -58,7 +58,8 @@ SELECT id, tenant, channel, recipient, message ->> 'state', message ->> 'reason'
 FROM archive WHERE id = ANY(%s)"""
 
 # By the primary keys.
-ATTEMPTS: Final = "SELECT message_id, number, provider, outcome, settled FROM attempts WHERE message_id = ANY(%s)"
+ATTEMPTS: Final = """
+SELECT message_id, number, provider, outcome, settled, provider_message_id FROM attempts WHERE message_id = ANY(%s)"""
 RECIPIENTS: Final = "SELECT id, tenant, recipient FROM contents WHERE id = ANY(%s)"
 COPIES: Final = """
 SELECT id, CASE WHEN content IS NOT NULL THEN json_build_array(content -> 'cc', content -> 'bcc') END
@@ -301,8 +302,19 @@ async def _find(connection: Connection, looks: Sequence[_Look]) -> None:
 
 
 def _moves(look: _Look, known: _Known, number: int) -> bool:
-    ruling = rule(_effect(look.reported.receipt, known), number, look.reported.provider, known.situation(last=True))
+    ruling = _ruling(look, known, number, last=True)
     return ruling.settles is not None or ruling.event is not None
+
+
+def _ruling(look: _Look, known: _Known, number: int, *, last: bool) -> Ruling:
+    receipt = look.reported.receipt
+    return rule(
+        _effect(receipt, known),
+        number,
+        look.reported.provider,
+        known.situation(last=last),
+        provider_message_id=receipt.provider_message_id,
+    )
 
 
 async def _archived(connection: Connection, ids: Collection[str]) -> dict[str, _Known]:
@@ -313,7 +325,10 @@ async def _archived(connection: Connection, ids: Collection[str]) -> dict[str, _
             tenant,
             Channel(channel),
             to,
-            [_ended(a["number"], a["provider"], a["outcome"], a["settled"]) for a in log],
+            [
+                _ended(*(a[key] for key in ("number", "provider", "outcome", "settled", "provider_message_id")))
+                for a in log
+            ],
             copies=_copies(copies),
             earlier_lives=lives,
             archived=(State(state), Reason(reason) if reason else None),
@@ -366,8 +381,8 @@ def _effect(receipt: Receipt, known: _Known) -> Effect | None:
 
 
 def _apply(edges: Edges, look: _Look, known: _Known, number: int) -> None:
-    receipt, provider = look.reported.receipt, look.reported.provider
-    ruling = rule(_effect(receipt, known), number, provider, known.situation(last=look.last))
+    receipt = look.reported.receipt
+    ruling = _ruling(look, known, number, last=look.last)
     if ruling.known or ruling.kept:
         look.taken = replace(
             look.taken, message_id=known.id, channel=known.channel, kept=look.taken.kept or ruling.kept
@@ -423,8 +438,8 @@ def _entry(look: _Look, reason: SuppressionReason, known: _Known) -> Entry:
     )
 
 
-def _ended(number: int, provider: str, outcome: str, settled: str | None) -> Ended:
-    return Ended(number, provider, Outcome(outcome), Settled(settled) if settled else None)
+def _ended(number: int, provider: str, outcome: str, settled: str | None, provider_message_id: str | None) -> Ended:
+    return Ended(number, provider, Outcome(outcome), Settled(settled) if settled else None, provider_message_id)
 
 
 def _document(look: _Look) -> dict[str, Any]:

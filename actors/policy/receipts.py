@@ -9,6 +9,9 @@ An attempt without an answer is proved by any receipt that says the provider has
 
 What cannot be told yet (the attempt is not written; one is under way; a later one may have been accepted, too) is kept
 and looked at again. So the order in which receipts and ends of attempts come makes no difference, nor their repetition.
+
+A provider that takes a repeat for what it is (BulkSMS) answers it with the message that it made at first, and its
+receipts name the attempt of then, whatever that had come to. The provider's own id tells which attempt they speak for.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Ended:
     provider: str
     outcome: Outcome
     settled: Settled | None = None
+    provider_message_id: str | None = None
 
     @property
     def open(self) -> bool:
@@ -77,15 +81,22 @@ class Ruling:
 NOTHING: Final = Ruling()
 
 
-def rule(effect: Effect | None, number: int, provider: str, situation: Situation) -> Ruling:
-    """What a receipt of `provider` about the attempt `number` does. Numbers from MOST_NUMBERED on are one."""
+def rule(
+    effect: Effect | None, number: int, provider: str, situation: Situation, *, provider_message_id: str | None = None
+) -> Ruling:
+    """What a receipt of `provider` about the attempt `number` does. Numbers from MOST_NUMBERED on are one.
+    `provider_message_id` is what the receipt says."""
     found = [a for a in situation.attempts if _same(a.number, number) and a.provider == provider]
     if not found:
         claim = situation.under_way
         return Ruling(kept=claim is not None and _same(claim[0], number) and claim[1] == provider)
     attempt = found[-1]
-    if effect is None or not (attempt.open or attempt.accepted):
-        return Ruling(known=True)
+    repeat = _repeat(attempt, provider_message_id, situation.attempts)
+    if effect is None or not (attempt.open or attempt.accepted or repeat):
+        # It was put off, and yet the provider has it: what repeats it may be on its way.
+        coming = attempt.outcome is Outcome.DEFERRED or attempt.settled is Settled.NOT_SENT
+        waits = coming and effect in _EVENTS and situation.state in (State.QUEUED, State.SENDING)
+        return Ruling(known=True, kept=waits and provider_message_id is not None)
     ruling = Ruling(known=True, provider=provider, settles=attempt.number if attempt.open else None)
     if (event := _EVENTS.get(effect)) is None or situation.reason is Reason.NO_RECEIPT:
         return ruling
@@ -94,15 +105,25 @@ def rule(effect: Effect | None, number: int, provider: str, situation: Situation
     proves = attempt.open and situation.state in (State.QUEUED, State.FAILED)
     if event not in TRANSITIONS[State.SENT if proves else situation.state]:
         return ruling
-    later = [a for a in situation.attempts if a.number > attempt.number]
+    spoken_for = repeat or attempt
+    later = [a for a in situation.attempts if a.number > spoken_for.number]
     if event is Event.DELIVERED:
-        overtaken = attempt.number <= situation.earlier_lives and any(a.accepted for a in later) and not proves
+        overtaken = spoken_for.number <= situation.earlier_lives and any(a.accepted for a in later) and not proves
         return ruling if overtaken else replace(ruling, event=event)
     if any(a.accepted for a in later):
         return ruling
     if any(a.open for a in later) and not situation.last:
         return replace(ruling, kept=True)
     return replace(ruling, event=event)
+
+
+def _repeat(attempt: Ended, provider_message_id: str | None, attempts: Sequence[Ended]) -> Ended | None:
+    """The later attempt that was answered with the message of this one."""
+    if provider_message_id is None:
+        return None
+    same = (attempt.provider, provider_message_id)
+    later = (a for a in attempts if a.number > attempt.number and a.accepted)
+    return next((a for a in later if (a.provider, a.provider_message_id) == same), None)
 
 
 def concerns(receipt: Receipt, channel: Channel, to: str, copies: Sequence[str] | None) -> bool:

@@ -194,6 +194,35 @@ class LateTruthSuite:
         counted = {reason: n for reason, n in (await world.ledger.stats.census()).dead_letters.items() if n}
         assert counted == {Reason.UNDELIVERED: 1}
 
+    @pytest.mark.parametrize("effect", [Effect.DELIVERED, Effect.UNDELIVERED])
+    @pytest.mark.parametrize("early", [True, False])
+    async def test_one_that_names_the_attempt_which_a_repeat_was_answered_for_speaks_for_the_repeat(
+        self, world: LedgerWorld, effect: Effect, early: bool
+    ) -> None:
+        """The first call ended in a 502 though it was taken; the second, under the same id, was answered with its
+        message."""
+        message = await world.queued()
+        await world.finish(await world.claim(message), DEFERRED, AGAIN)
+        reported = about(message, effect, 1, provider_message_id="m-1")
+        if early:
+            [taken] = await take(world, reported)
+            assert (taken.kept, taken.entered) == (True, ())
+        await world.finish(await world.claim(message), replace(ACCEPTED, provider_message_id="m-1"), SENT)
+        taken = (await look(world) if early else await take(world, reported))[0]
+        wanted = State.DELIVERED if effect is Effect.DELIVERED else State.UNDELIVERED
+        assert (taken.entered, taken.kept) == ((wanted,), False)
+        assert await world.state(message) is wanted
+
+    async def test_one_that_names_an_attempt_without_success_is_of_no_effect_where_another_message_was_sent(
+        self, world: LedgerWorld
+    ) -> None:
+        message = await world.queued()
+        await world.finish(await world.claim(message), DEFERRED, AGAIN)
+        await world.finish(await world.claim(message), replace(ACCEPTED, provider_message_id="m-2"), SENT)
+        [taken] = await take(world, about(message, Effect.UNDELIVERED, 1, provider_message_id="m-1"))
+        assert (taken.message_id, taken.entered, taken.kept) == (message.id, (), False)
+        assert await world.state(message) is State.SENT
+
     @pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED])
     async def test_what_was_cancelled_or_expired_stays_so_with_its_attempt_settled(
         self, world: LedgerWorld, state: State
