@@ -83,10 +83,14 @@ def likeness(message: Message) -> Hashable | None:
         return None
     if content.attachments or not _fit(content.headers, _SHARED):
         return None
-    texts = [content.subject, *(part for part in (content.text, content.html) if part is not None)]
+    texts = _texts(content)
     if any(not text or "{{" in text for text in texts) or sum(map(len, texts)) > SHARED_LENGTH:
         return None
     return (content.sender, content.reply_to, content.subject, content.text, content.html)
+
+
+def _texts(content: EmailContent) -> list[str]:
+    return [content.subject, *(part for part in (content.text, content.html) if part is not None)]
 
 
 # ----------------------------------------------------------------------------------------------------- requests
@@ -95,7 +99,7 @@ def likeness(message: Message) -> Hashable | None:
 def send_email(call: ProviderCall, account: SesAccount) -> WireRequest:
     """Raises Unsendable where no mail can be made of the message."""
     mail = envelope(call.message, account.sender)
-    simple = not mail.content.attachments and _fit(mail.content.headers, _SIMPLE)
+    simple = not mail.content.attachments and all(_texts(mail.content)) and _fit(mail.content.headers, _SIMPLE)
     body: dict[str, object] = {
         "FromEmailAddress": written(mail.sender),
         "Destination": _destination(mail, named=simple),

@@ -38,8 +38,10 @@ async def ses(
     async with running(Ses(keys=KEYS)) as emulator:
         settings = http_settings("ses", emulator.url, credentials=given or {"region": "ap-south-1"})
         courier = SesCourier(KINDS["ses"].prepare(settings), environment=environment)
-        yield courier, emulator
-        await courier.aclose()
+        try:
+            yield courier, emulator
+        finally:
+            await courier.aclose()
 
 
 async def send(courier: SesCourier, begun: list[None] | None = None) -> Answer:

@@ -289,6 +289,8 @@ def _simple(simple: dict[str, Any]) -> str:
     parts = simple["Body"]
     if not parts or not all(part.get("Charset") == "UTF-8" for part in (simple["Subject"], *parts.values())):
         raise Bad("a part is missing, or has no charset")
+    if not all(part["Data"] for part in (simple["Subject"], *parts.values())):
+        raise Bad("a part is empty")
     _checked_headers(simple.get("Headers", []))
     return str((parts.get("Text") or parts["Html"])["Data"])
 
