@@ -11,6 +11,7 @@ import structlog
 from heliograph.actors.model.attempt import Answer, ProviderCall
 from heliograph.actors.model.message import Message, SmsContent
 from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.ports.courier import Begin
 from heliograph.providers.fast2sms.answers import TAKEN, is_of_one, judge, named, request_ids, wallet
 from heliograph.providers.fast2sms.requests import (
     LONGEST_VARIABLE,
@@ -61,27 +62,31 @@ class Fast2SmsCourier(HttpCourier):
     def likeness(self, message: Message) -> Hashable | None:
         return likeness(message, self.account)
 
+    async def send(self, calls: Sequence[ProviderCall], begin: Begin) -> Sequence[Answer]:
+        """A number is in a call once: of two texts it might get one, and its receipts would not say which."""
+        firsts: dict[str, ProviderCall] = {}
+        for call in calls:
+            firsts.setdefault(call.message.to, call)
+        if len(firsts) == len(calls):
+            return await super().send(calls, begin)
+        answers = dict(zip(firsts, await super().send(list(firsts.values()), begin), strict=True))
+        twins = [call for call in calls if firsts[call.message.to] is not call]
+        (later, *_) = self.put_back(twins, Finding(verdict=PUT_BACK, code="same_number", detail=SAME), alone=True)
+        return [answers[call.message.to] if firsts[call.message.to] is call else later for call in calls]
+
     def request(self, calls: Sequence[ProviderCall]) -> WireRequest:
         self._warn(calls)
-        return request(list(_firsts(calls).values()), self.account)
+        return request(calls, self.account)
 
     def classify(self, calls: Sequence[ProviderCall], answer: WireAnswer) -> Sequence[Answer]:
-        finding = judge(answer)
-        firsts = _firsts(calls)
-        if len(firsts) > 1 and is_of_one(finding, [call.message for call in firsts.values()]):
+        finding, shared = judge(answer), len(calls) > 1
+        if shared and is_of_one(finding, [call.message for call in calls]):
             # What was said of one message is not its neighbours' to read.
             return self.put_back(calls, replace(finding, detail=None), alone=True)
-        ids = dict(zip(firsts, request_ids(answer, len(firsts)), strict=True))
-        if len(firsts) > 1 and finding.detail and finding.verdict is TAKEN:
-            finding = replace(finding, detail=f"{finding.detail}, for {len(firsts)} messages")
-        twins = [call for call in calls if firsts[call.message.to] is not call]
-        again = iter(self.put_back(twins, Finding(verdict=PUT_BACK, code="same_number", detail=SAME), alone=True))
-        return [
-            self._answer(finding, call.message, ids[call.message.to])
-            if firsts[call.message.to] is call
-            else next(again)
-            for call in calls
-        ]
+        if shared and finding.verdict is TAKEN and finding.detail:
+            finding = replace(finding, detail=f"{finding.detail}, for {len(calls)} messages")
+        ids = request_ids(answer, len(calls))
+        return [self._answer(finding, call.message, each) for call, each in zip(calls, ids, strict=True)]
 
     def probe(self) -> WireRequest:
         return probe(self.account)
@@ -115,13 +120,6 @@ class Fast2SmsCourier(HttpCourier):
 
 
 def _templates(settings: ProviderSettings) -> dict[str, Template]:
-    given = settings.options.get("templates")
-    return dict(given) if isinstance(given, dict) else {}
-
-
-def _firsts(calls: Sequence[ProviderCall]) -> dict[str, ProviderCall]:
-    """The first call for each number: twice in one call, a number might get one text, and its receipts name no text."""
-    firsts: dict[str, ProviderCall] = {}
-    for call in calls:
-        firsts.setdefault(call.message.to, call)
-    return firsts
+    """By their ids with the operators, and by their numbers at Fast2SMS."""
+    known: dict[str, Template] = chosen(settings, "templates", dict) or {}
+    return {template.message_id: template for template in known.values() if template.message_id} | known

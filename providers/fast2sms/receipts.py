@@ -21,7 +21,7 @@ from heliograph.actors.ports.receipts import CertificateNeeded, Genuine, Receipt
 from heliograph.providers.http import parse, word
 from heliograph.providers.kinds import fault, flag
 from heliograph.providers.shared_secret import SharedSecret, shared_secret
-from heliograph.providers.verdicts import clip
+from heliograph.providers.verdicts import ID_LENGTH, clip
 
 EFFECTS: Final[Mapping[str, Effect]] = {
     "delivered": Effect.DELIVERED,
@@ -82,7 +82,7 @@ class Fast2SmsReceipts:
         effect = EFFECTS.get(status)
         given = (word(report.get("udf1")) or "").upper()
         attempt_id = given if of_attempt(given) else None
-        request_id = _first(report, _REQUEST)
+        request_id = clip(_first(report, _REQUEST) or "", ID_LENGTH) or None
         if effect is None or (attempt_id is None and request_id is None):
             return None
         reason = clip(_first(report, _REASON) or "") or None

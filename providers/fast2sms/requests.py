@@ -40,7 +40,7 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fast2SmsAccount:
-    """`templates` by the id that messages name; it need not know them all."""
+    """`templates` by what messages may name them by, on either DLT route; it need not know them all."""
 
     api_key: str = field(repr=False)
     prefix: str = ""
@@ -135,9 +135,11 @@ def _variables_fault(content: SmsContent, account: Fast2SmsAccount) -> str | Non
 
 def _text_fault(content: SmsContent, account: Fast2SmsAccount) -> str | None:
     """Variables are not sent on `dlt_manual`, but who gives too few has not filled in the text."""
+    if VARIABLE.search(content.text):
+        return "dlt_text"
     template = template_of(content, account)
     if template is None:
-        return "dlt_text" if VARIABLE.search(content.text) else None
+        return None
     if content.dlt_variables and not template.takes(content.dlt_variables, account.longest_variable):
         return "dlt_variables"
     return None if template.fits(content.text, account.longest_variable) else "dlt_text"

@@ -220,6 +220,7 @@ async def test_an_answer_tells_parts_and_price_whatever_their_names() -> None:
         ({"dlt_variables": ("5566",)}, None),
         ({"dlt_variables": ("5566", "x")}, "dlt_variables"),
         ({"dlt_variables": ("x" * 41,)}, "dlt_variables"),
+        ({"text": LOGIN, "dlt_variables": ("5566",)}, "dlt_text"),
         ({"sender_id": "TOOLONG"}, "sender"),
         ({"sender_id": "H1"}, "sender"),
     ],
@@ -250,6 +251,8 @@ def test_a_text_of_a_template_that_is_not_known_is_only_looked_at_for_gaps() -> 
         ({"dlt_template_id": OTHER_TEMPLATE, "dlt_variables": ("x" * 41, "7")}, "dlt_variables"),
         ({"dlt_template_id": "222222", "dlt_variables": ("x" * 41,)}, "dlt_variables"),
         ({"dlt_template_id": "222222"}, None),
+        ({"dlt_template_id": "111111", "dlt_variables": ("Asha", "7")}, None),
+        ({"dlt_template_id": "111111", "dlt_variables": ("Asha",)}, "dlt_variables"),
         ({"dlt_template_id": TEMPLATE, "dlt_variables": ("5566",)}, "dlt_template"),
         ({}, "dlt_template"),
         ({"dlt_template_id": "222222", "sender_id": "12345"}, "sender"),
@@ -485,6 +488,14 @@ async def test_the_same_number_twice_is_sent_once_and_put_back_once() -> None:
         assert emulator.seen.taken == {"+919876543210": 1, "+919876543211": 1}
         assert courier.batch_key(calls[2].message) is None
         assert (await sent(courier, calls[2]))[0].outcome is Outcome.ACCEPTED
+
+
+async def test_of_a_call_without_an_answer_the_second_text_for_a_number_is_known_not_to_have_gone() -> None:
+    async with fast2sms(batch=10) as (courier, emulator):
+        emulator.set("lost", times=1)
+        calls = [an_sms(text="one", dlt_template_id=TEMPLATE), an_sms(text="two", dlt_template_id=TEMPLATE)]
+        assert [answer.outcome for answer in await sent(courier, *calls)] == [Outcome.UNKNOWN, Outcome.DEFERRED]
+        assert emulator.seen.texts == {"one": 1}
 
 
 # --------------------------------------------------------------------------------------------------- the answers
