@@ -9,7 +9,7 @@ import pytest
 
 from heliograph.actors.model.attempt import Answer, ProviderCall, Scope
 from heliograph.actors.model.message import Channel, EmailContent, Message, SmsContent
-from heliograph.providers import build, explain
+from heliograph.providers import KINDS, build, explain
 from heliograph.providers.http import HttpCourier
 from heliograph.providers.wire import WireAnswer
 from tests.conformance.cases import MESSAGES, Fixture, fixtures, unknown_keys
@@ -24,6 +24,11 @@ KEYS: Final = {"case", "status", "headers", "body", "named", "calls"} | EXPECTED
 async def test_an_answer_comes_to_what_its_documentation_means(fixture: Fixture) -> None:
     assert not unknown_keys(fixture, KEYS)
     await check_answer(fixture)
+
+
+def test_every_http_kind_has_its_documented_answers() -> None:
+    walked = {fixture.kind for fixture in fixtures("answers.toml", "answer", "provider")}
+    assert walked == {kind for kind, known in KINDS.items() if known.base_url is not None}
 
 
 async def check_answer(fixture: Fixture) -> None:

@@ -28,6 +28,12 @@ def test_a_receipt_reports_what_its_documentation_means(fixture: Fixture) -> Non
     check_receipt(fixture)
 
 
+def test_every_kind_that_reports_has_its_documented_receipts() -> None:
+    walked = {fixture.kind for fixture in fixtures("receipts.toml", "receipt", "settings")}
+    reporting = {kind for kind, known in KINDS.items() if known.receipts is not None and known.explain is not None}
+    assert walked == reporting  # the sandbox reports to itself
+
+
 def check_receipt(fixture: Fixture) -> None:
     entry, reader = fixture.entry, _reader(fixture)
     call = ReceiptCall(
