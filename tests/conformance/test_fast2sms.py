@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
+import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -660,3 +663,25 @@ def test_every_code_and_every_status_has_its_fixture() -> None:
     receipts = [each.entry for each in fixtures("receipts.toml", "receipt", "settings") if each.kind == "fast2sms"]
     told = {report["code"] for entry in receipts for report in entry.get("reports", []) if "code" in report}
     assert set(EFFECTS) <= told
+
+
+# ------------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_configuration_on_the_page_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "providers" / "fast2sms.md").read_text()
+    block = page.partition("```toml")[2].partition("```")[0]
+    (table,) = tomllib.loads(textwrap.dedent(block))["providers"]
+    courier = a_courier(sender=table["sender"], batch=table["batch"], options=table["options"])
+    assert courier.account.templates.keys() == {TEMPLATE, OTHER_TEMPLATE, "111111"}
+    text = "Dear Asha, order 7 is on its way."
+    assert refused_by(courier, text=text, dlt_template_id=OTHER_TEMPLATE) is None
+    assert refused_by(courier, text=f"{text}!", dlt_template_id=OTHER_TEMPLATE) == "dlt_text"
+
+
+def test_every_code_and_every_word_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "providers" / "fast2sms.md").read_text()
+    answers = page.partition("## What becomes of an answer")[2].partition("##")[0]
+    told = {int(code) for code in re.findall(r"\b[0-9]{3}\b", answers)} | set(range(412, 416))
+    assert set(CODES) <= told
+    assert all(f"`{status}`" in page for status in EFFECTS)
