@@ -36,7 +36,7 @@ async def check_answer(fixture: Fixture) -> None:
     wanted: list[dict[str, Any]] = entry.get("calls") or [entry]
     channel = CHANNELS[fixture.kind]
     calls = [_call(channel, number, entry.get("named", ())) for number in range(len(wanted))]
-    courier = build(http_settings(fixture.kind, "https://api.example.com", **fixture.common))
+    courier = build(http_settings(fixture.kind, "http://api.example.com", **fixture.common))
     assert isinstance(courier, HttpCourier)
     try:
         answers = courier.classify(calls, wire_answer(entry))

@@ -61,7 +61,7 @@ def check_receipt(fixture: Fixture) -> None:
 def _reader(fixture: Fixture) -> ReceiptReader:
     build = KINDS[fixture.kind].receipts
     assert build is not None
-    return build(http_settings(fixture.kind, "https://api.example.com", receipts=fixture.common))
+    return build(http_settings(fixture.kind, "http://api.example.com", receipts=fixture.common))
 
 
 def _refusal(reader: ReceiptReader, call: ReceiptCall) -> Refused:
