@@ -14,9 +14,9 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.providers.kinds import Kind, Option, text
 from heliograph.providers.smtp import OPTIONS
 from heliograph.providers.smtp.courier import SmtpCourier
-from heliograph.providers.smtp.dialogue import Password
+from heliograph.providers.smtp.opening import Password
 from heliograph.providers.smtp.replies import GMAIL_ROWS, explainer
-from heliograph.providers.smtp.session import FixedLogin
+from heliograph.providers.smtp.sessions import FixedLogin
 from heliograph.providers.smtp.tokens import CREDENTIALS, Tokens
 
 HOST: Final = "smtp.gmail.com"

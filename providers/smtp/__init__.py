@@ -1,7 +1,7 @@
 """SMTP submission (RFC 6409): any mail server.
 
-What is said is decided in `dialogue`, what replies mean in `replies`; connections are `session`'s, logins by OAuth 2
-`tokens`'; `courier` does the I/O, and `providers.mime` writes the mail.
+What is said is decided in `opening` and `transaction`, what replies mean in `replies`; connections are `session`'s and
+`sessions`', logins by OAuth 2 `tokens`'; `courier` makes a letter of a message, and `providers.mime` writes the mail.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.policy.mail import parse_address
 from heliograph.providers.kinds import Kind, Option, fault, text, whole
 from heliograph.providers.smtp.courier import SmtpCourier
-from heliograph.providers.smtp.dialogue import Password
+from heliograph.providers.smtp.opening import Password
 from heliograph.providers.smtp.replies import explainer
-from heliograph.providers.smtp.session import FixedLogin
+from heliograph.providers.smtp.sessions import FixedLogin
 from heliograph.providers.smtp.tokens import CREDENTIALS, Tokens
 
 

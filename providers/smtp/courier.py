@@ -25,9 +25,11 @@ from heliograph.actors.policy.mail import Mailbox, parse_mailbox
 from heliograph.actors.ports.courier import Begin
 from heliograph.providers.kinds import fault
 from heliograph.providers.mime import Unsendable, build_mime, envelope, needs_utf8
-from heliograph.providers.smtp.dialogue import Features, Letter, Sent, transaction
+from heliograph.providers.smtp.opening import Features
 from heliograph.providers.smtp.replies import Row, configured
-from heliograph.providers.smtp.session import Logins, Server, Session, Sessions
+from heliograph.providers.smtp.session import Server, Session
+from heliograph.providers.smtp.sessions import Logins, Sessions
+from heliograph.providers.smtp.transaction import Letter, Sent, transaction
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import trusted
 

@@ -11,7 +11,7 @@ import trio
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.providers.kinds import fault
-from heliograph.providers.smtp.dialogue import Bearer, Login
+from heliograph.providers.smtp.opening import Bearer, Login
 from heliograph.providers.verdicts import clip
 from heliograph.providers.wire import Base, LineTransport, Loss, WireAnswer, WireFailure, WireRequest
 

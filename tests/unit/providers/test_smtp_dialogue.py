@@ -12,23 +12,18 @@ from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.providers.smtp.dialogue import (
     MOST_LINE,
     MOST_LINES,
-    Bearer,
     Dialogue,
-    Features,
     Garbled,
     Heard,
-    Letter,
     Loss,
-    Password,
     ReplyReader,
     Say,
     Secure,
-    Sent,
     Step,
-    opening,
-    transaction,
 )
+from heliograph.providers.smtp.opening import Bearer, Features, Password, opening
 from heliograph.providers.smtp.replies import Reply
+from heliograph.providers.smtp.transaction import Letter, Sent, transaction
 
 T = TypeVar("T")
 
