@@ -35,9 +35,10 @@ from heliograph.actors.queue.coordination import open_coordination
 from heliograph.actors.queue.redis import open_queue
 from heliograph.actors.tree.node import ROLES, Adapters, Node, leaf
 from heliograph.gateway.app import serve_gateway
+from heliograph.gateway.fetching import Fetcher
 from heliograph.gateway.monitor import Monitor, serve_monitor
 from heliograph.gateway.services import Check, Services
-from heliograph.providers import build, country_of
+from heliograph.providers import build, country_of, reader
 
 log = structlog.get_logger()
 CLOSE_S: Final = 5.0
@@ -105,6 +106,9 @@ class Process:
             metrics=node.metrics,
             registry=node.registry,
             accept=node.accept,
+            report=node.report,
+            receipts={p.name: found for p in node.config.providers if (found := reader(p)) is not None},
+            fetcher=Fetcher(),
             stats=self._stats,
             readiness=self.readiness,
             draining=lambda: self.draining,

@@ -23,6 +23,7 @@ from werkzeug.routing import BaseConverter
 
 from heliograph.actors.model.errors import HeliographError
 from heliograph.actors.model.settings import GatewaySettings
+from heliograph.actors.ports.receipts import ReceiptCall
 from heliograph.gateway.api import (
     batch,
     dead_letters,
@@ -31,6 +32,7 @@ from heliograph.gateway.api import (
     operations,
     providers,
     public,
+    receipts,
     stats,
     suppressions,
 )
@@ -73,6 +75,7 @@ def make_app(services: Services) -> QuartTrio:
     front = _Front(services, app)
     for route in ROUTES:
         front.add(route)
+    front.add_receipts()
     for page in public.routes(services.readiness, services.draining, _openapi, _docs):
         front.add_public(page)
     app.before_request(front.begin)
@@ -152,6 +155,16 @@ class _Front:
 
         self._register("GET", page.path, page.path, view)
 
+    def add_receipts(self) -> None:
+        async def view(provider: str) -> Response:
+            try:
+                return _response(await self._reported(provider))
+            except HeliographError as error:
+                return self._problem(refusal_of(error))
+
+        for method in receipts.METHODS:
+            self._register(method, receipts.PATH, receipts.PATH.replace("{provider}", "<provider:provider>"), view)
+
     def _register(self, method: str, name: str, rule: str, view: Callable[..., Awaitable[Response]]) -> None:
         endpoint = f"{method} {name}".replace(".", "_")
         self._names[endpoint] = name
@@ -182,6 +195,17 @@ class _Front:
         )
         reply: Reply = await route.handler(call)
         return reply
+
+    async def _reported(self, provider: str) -> Reply:
+        reader = receipts.reader_of(self._services, provider)
+        _body().allow(receipts.MOST_BYTES)
+        call = ReceiptCall(
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=await _body().whole(),
+            received_at=self._services.clock.now(),
+            query=request.args.to_dict(),
+        )
+        return await receipts.take(self._services, provider, reader, call)
 
     async def begin(self) -> Response | None:
         given = request.headers.get("X-Request-Id", "")

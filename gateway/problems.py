@@ -31,6 +31,7 @@ class Code(StrEnum):
     MALFORMED_REQUEST = "malformed_request"
     CONFLICTING_CREDENTIALS = "conflicting_credentials"
     UNAUTHORIZED = "unauthorized"
+    NOT_GENUINE = "not_genuine"
     MISSING_SCOPE = "missing_scope"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -62,6 +63,9 @@ MEANINGS: Final[Mapping[Code, Meaning]] = {
         400, "Two different API keys", "Send the key in Authorization or in X-API-Key, not another one in each."
     ),
     Code.UNAUTHORIZED: Meaning(401, "No valid API key", "Send `Authorization: Bearer KEY` with a key in force."),
+    Code.NOT_GENUINE: Meaning(
+        401, "It is not known to be from the provider", "Compare [providers.receipts] with what the provider has."
+    ),
     Code.MISSING_SCOPE: Meaning(403, "The API key may not do this", "Use a key with the scope that is named."),
     Code.NOT_FOUND: Meaning(404, "There is no such thing", "Look at the address and at the id."),
     Code.METHOD_NOT_ALLOWED: Meaning(405, "Another method is needed", "Use one of those in the header Allow."),

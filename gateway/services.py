@@ -14,7 +14,9 @@ from heliograph.actors.model.settings import Config
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.coordination import Coordination
-from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger
+from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, Reported
+from heliograph.actors.ports.receipts import ReceiptReader
+from heliograph.gateway.fetching import Fetcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Check:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """`accept` answers after the commit; raises MailboxFull (shed: 503 with Retry-After) and LedgerDown (503).
+    `report` is the same for receipts, and `receipts` has the readers of those providers that have any.
     `coordination` is best effort here: the ledger's controls are the truth, and its QueueDown is ignored.
     `config` holds secrets; `supervisor` is this process's id, `actors` are those of its tree."""
 
@@ -41,6 +44,9 @@ class Services:
     metrics: Metrics
     registry: CollectorRegistry
     accept: Callable[[Acceptance], Awaitable[Admission]]
+    report: Callable[[Sequence[Reported]], Awaitable[None]]
+    receipts: Mapping[str, ReceiptReader]
+    fetcher: Fetcher
     stats: Callable[[], Awaitable[Stats]]
     readiness: Callable[[], Mapping[str, Check]]
     draining: Callable[[], bool]

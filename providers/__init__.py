@@ -13,6 +13,7 @@ from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.ports.courier import Courier
+from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.providers import bulksms, fast2sms, gmail, sendgrid, ses, smtp
 from heliograph.providers.kinds import Kind, fault, nearest
 from heliograph.providers.rules import verdict_of
@@ -39,6 +40,11 @@ def build(settings: ProviderSettings) -> Courier:
     if kind is None:
         raise fault(settings, "kind", f"there is no {settings.kind!r}{nearest(settings.kind, KINDS)}")
     return kind.courier(kind.prepare(settings))
+
+
+def reader(settings: ProviderSettings) -> ReceiptReader | None:
+    """What reads a configured provider's receipts; None where it has none. ConfigurationError names the key."""
+    return KINDS[settings.kind].reader(settings)
 
 
 def explain(kind: str, status: str, body: bytes, providers: Sequence[ProviderSettings] = ()) -> Verdict:

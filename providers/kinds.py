@@ -58,7 +58,16 @@ class Kind:
             raise fault(settings, "batch", f"{settings.kind} takes at most {self.batch} messages in a call")
         self._check_credentials(settings)
         self._check_answers(settings)
+        self.reader(settings)
         return replace(settings, options=self._parse_options(settings))
+
+    def reader(self, settings: ProviderSettings) -> ReceiptReader | None:
+        """What reads its receipts; None where it is told of none. ConfigurationError names the key."""
+        if not settings.receipts:
+            return None
+        if self.receipts is None:
+            raise fault(settings, "receipts", f"{settings.kind} has no receipts that are taken here")
+        return self.receipts(settings)
 
     def _check_credentials(self, settings: ProviderSettings) -> None:
         given = settings.credentials

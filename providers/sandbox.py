@@ -16,9 +16,11 @@ import trio
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Scope, Settled
 from heliograph.actors.model.message import Channel, Message
 from heliograph.actors.model.provider import ProviderSettings
-from heliograph.actors.ports.courier import Begin
+from heliograph.actors.model.receipt import Effect, Receipt
+from heliograph.actors.ports.courier import Begin, Promise
 
 SLOW_S: Final = 5.0
+AFTER_S: Final = 1.0
 RETRY_AFTER_S: Final = 1.0
 
 NAMES: Final[Mapping[str, str]] = MappingProxyType(
@@ -73,13 +75,19 @@ _TRUTH: Final[Mapping[str, Settled]] = MappingProxyType(
 )
 
 
+_EFFECTS: Final[Mapping[str, Effect]] = MappingProxyType(
+    {"delivered": Effect.DELIVERED, "undelivered": Effect.UNDELIVERED}
+)
+
+
 class SandboxCourier:
-    """A `Courier` for both channels. `delivered` and `undelivered` are accepted: their receipts come afterwards."""
+    """A `Courier` for both channels. `delivered` and `undelivered` are accepted: their receipts come AFTER_S later."""
 
     can_ask = True
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._timeout_s = settings.timeout_s
+        self._promise: Promise | None = None
         self.longest_call_s = min(settings.timeout_s, SLOW_S)
 
     def takes(self, message: Message) -> str | None:  # noqa: ARG002 - it carries anything
@@ -97,10 +105,15 @@ class SandboxCourier:
             if self._timeout_s < SLOW_S:
                 return [_TOO_SLOW] * len(calls)
         refusal = _REFUSALS.get
+        if self._promise is not None and not _EFFECTS.keys().isdisjoint(wishes):
+            self._promise([_receipt(*each) for each in zip(calls, wishes, strict=True) if each[1] in _EFFECTS], AFTER_S)
         return [
             refusal(wish) or Answer(outcome=Outcome.ACCEPTED, provider_message_id="sandbox-" + call.attempt_id)
             for wish, call in zip(wishes, calls, strict=True)
         ]
+
+    def reports_to(self, promise: Promise) -> None:
+        self._promise = promise
 
     async def ask(self, call: ProviderCall) -> Settled | None:
         """The sandbox remembers nothing: the recipient's wish is the truth of every attempt for it."""
@@ -111,6 +124,16 @@ class SandboxCourier:
 
     async def aclose(self) -> None:
         """There is nothing to close."""
+
+
+def _receipt(call: ProviderCall, wish: str) -> Receipt:
+    return Receipt(
+        attempt_id=call.attempt_id,
+        recipient=call.message.to,
+        effect=_EFFECTS[wish],
+        code=f"sandbox.{wish}",
+        detail="the recipient asks for no delivery" if wish == "undelivered" else None,
+    )
 
 
 def behaviour(message: Message) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from heliograph.actors.model.attempt import Answer, ProviderCall, Settled
 from heliograph.actors.model.message import Message
+from heliograph.actors.model.receipt import Receipt
 
 Begin = Callable[[], None]
 """Called by the courier in the same synchronous slice as the first byte that can have an effect. Raises RightLapsed
@@ -60,3 +61,15 @@ class Measured(Protocol):
     async def allowance(self) -> Allowance | None:
         """None where it cannot be told now: what was told last still holds. Total, like `send`; harmless, takes at
         most `longest_call_s`, and is worth asking every few minutes and not more often than once a second."""
+
+
+Promise = Callable[[Sequence[Receipt], float], None]
+"""Takes receipts to come, and in how many seconds they do."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A courier that makes its receipts itself, since nobody calls us with them: `isinstance(courier, Reporting)`."""
+
+    def reports_to(self, promise: Promise) -> None:
+        """From now on, have receipts of what is accepted come by this. It never waits."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
+import trio
 from prometheus_client import CollectorRegistry
 
 from heliograph.actors.census import Census
@@ -24,9 +25,10 @@ from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.kernel.supervision import ChildSpec, Exceeded, Group
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.metrics.tree import TreeMetrics
-from heliograph.actors.model.errors import StaleGeneration
+from heliograph.actors.model.errors import LedgerDown, StaleGeneration
 from heliograph.actors.model.message import Channel, Message, Priority, State
 from heliograph.actors.model.provider import ProviderReport
+from heliograph.actors.model.receipt import Receipt
 from heliograph.actors.model.settings import Config
 from heliograph.actors.operations import Operations
 from heliograph.actors.policy.refutation import Refutations
@@ -34,17 +36,19 @@ from heliograph.actors.policy.route import Router
 from heliograph.actors.policy.triage import Blocked
 from heliograph.actors.ports.board import Board
 from heliograph.actors.ports.coordination import Coordination
-from heliograph.actors.ports.courier import Courier
-from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, WaitingHint
+from heliograph.actors.ports.courier import Courier, Reporting
+from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, Reported, WaitingHint
 from heliograph.actors.ports.queue import Hint, Later, Queue
 from heliograph.actors.provider import ProviderActor
 from heliograph.actors.reaper import Reaper
+from heliograph.actors.receipts import Arrived, Promised, Receipts
 from heliograph.actors.relay import Dirty, NewWork, Relay
 from heliograph.actors.scheduler import Scheduler
 
 log = structlog.get_logger()
 ROLES: Final = frozenset({"gateway", "delivery", "dead-letters"})
 ACCEPT_LIMIT_S: Final = 12.0
+REPORT_LIMIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,10 @@ class Node:
         self.census = self.box("census", 256)
         self.intake: Mailbox[Accept] = self.box("intake", 512)
         self.operations = self.box("operations", 16)
+        self.receipts: Mailbox[Arrived | Promised] = self.box("receipts", 512)
+        for name, courier in adapters.couriers.items():
+            if isinstance(courier, Reporting):
+                courier.reports_to(partial(self._promise, name))
         self.jury: Mailbox[Rejected] = self.box("jury", 512)
 
     # -------------------------------------------------------------------------------------- seen from outside
@@ -99,6 +107,17 @@ class Node:
     async def accept(self, acceptance: Acceptance) -> Admission:
         """Answers after the commit. MailboxFull and LedgerDown as the intake says."""
         return await self.intake.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=ACCEPT_LIMIT_S)
+
+    async def report(self, reported: Sequence[Reported]) -> None:
+        """What a provider reports; returned means committed. MailboxFull and LedgerDown as the actor says."""
+        try:
+            await self.receipts.ref.ask(lambda reply: Arrived(tuple(reported), reply), timeout_s=REPORT_LIMIT_S)
+        except trio.TooSlowError as error:
+            raise LedgerDown(f"no commit within {REPORT_LIMIT_S:.0f} s") from error
+
+    def _promise(self, provider: str, receipts: Sequence[Receipt], in_s: float) -> None:
+        if not self.receipts.ref.offer(Promised(tuple(Reported(provider, each) for each in receipts), in_s)):
+            log.warning("receipts.lost", provider=provider, count=len(receipts))
 
     def announce(self, hints: Sequence[Hint], later: Sequence[Later] = ()) -> None:
         """Tell the relay of committed work. What its mailbox has no room for, it is told to look for in the ledger."""
@@ -172,6 +191,13 @@ class Node:
             leaf(
                 self.census,
                 lambda: Census(ledger.stats, queue.depths, clock=self.clock, metrics=self.metrics),
+            ),
+            leaf(
+                self.receipts,
+                lambda: Receipts(
+                    ledger.receipts, timeout_s=self.config.delivery.receipt_timeout_s, clock=self.clock,
+                    metrics=self.metrics,
+                ),
             ),
         ]  # fmt: skip
         if delivers:

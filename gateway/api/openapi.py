@@ -11,7 +11,9 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
+from heliograph.gateway.api import receipts
 from heliograph.gateway.api.public import PublicRoute
+from heliograph.gateway.api.receipts import ReportedAnswer
 from heliograph.gateway.api.routing import KINDS_OF_ID, Route
 from heliograph.gateway.limits import MOST_KEY_CHARACTERS
 from heliograph.gateway.problems import MEANINGS, Code, Problem
@@ -23,6 +25,10 @@ ALWAYS: Final = (
 )  # fmt: skip
 WITH_BODY: Final = (
     Code.MALFORMED_JSON, Code.REQUEST_TIMEOUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE,
+)  # fmt: skip
+OF_RECEIPTS: Final = (
+    Code.MALFORMED_REQUEST, Code.NOT_GENUINE, Code.NOT_FOUND, Code.REQUEST_TIMEOUT, Code.TOO_LARGE, Code.INTERNAL,
+    Code.UNAVAILABLE,
 )  # fmt: skip
 DESCRIPTION: Final = """\
 Accepts SMS and email and brings each to an end. A message answered with 202 survives the death of any process.
@@ -39,6 +45,8 @@ def openapi(routes: Routes, public: Sequence[PublicRoute]) -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     for page in public:
         paths.setdefault(page.path, {})["get"] = _public_operation(page, schemas)
+    for method in receipts.METHODS:
+        paths.setdefault(receipts.PATH, {})[method.lower()] = _receipts_operation(method, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Heliograph", "version": version("heliograph"), "description": DESCRIPTION},
@@ -56,6 +64,7 @@ def openapi(routes: Routes, public: Sequence[PublicRoute]) -> dict[str, Any]:
 
 def _types(routes: Routes, public: Sequence[PublicRoute]) -> Iterator[tuple[Any, JsonSchemaMode]]:
     yield Problem, "serialization"
+    yield ReportedAnswer, "serialization"
     for route in routes:
         yield route.body or route.documents, "validation"
         yield route.answer, "serialization"
@@ -149,6 +158,25 @@ def _public_operation(page: PublicRoute, schemas: dict[Any, Any]) -> dict[str, A
         "responses": {
             str(status): _response(status, schemas[answer], page.answer_type) for status, answer in page.answers.items()
         },
+    }
+
+
+def _receipts_operation(method: str, schemas: dict[Any, Any]) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": f"^{KINDS_OF_ID['provider']}$"}
+    responses = {"200": _response(200, schemas[ReportedAnswer], "application/json")}
+    for status in sorted({MEANINGS[code].status for code in OF_RECEIPTS}):
+        named = ", ".join(f"`{code}`" for code in OF_RECEIPTS if MEANINGS[code].status == status)
+        responses[str(status)] = _response(status, schemas[Problem], "application/problem+json", named)
+    return {
+        "operationId": _operation_id(method, receipts.PATH),
+        "summary": "Take delivery reports from a provider",
+        "description": "Needs no API key: each provider proves in its own way that it is the one who calls. The body is"
+        " as it sends it. Answered once it is committed.",
+        "tags": ["receipts"],
+        "security": [],
+        "parameters": [{"name": "provider", "in": "path", "required": True, "schema": schema}],
+        "requestBody": {"required": False, "content": {"application/json": {"schema": {}}}},
+        "responses": responses,
     }
 
 

@@ -256,7 +256,6 @@ _LATER: Final[tuple[tuple[Path_, Callable[[object], bool]], ...]] = (
     (("gateway", "http_server"), lambda value: value == "fast"),
     (("delivery", "http_client"), lambda value: value == "fast"),
     (("retention", "archive"), _differs("partition")),
-    (("providers", "*", "receipts"), _differs()),
 )
 """Keys, or values of keys, that the public contract names and this version does not have."""
 
@@ -448,6 +447,7 @@ def _provider(table: schema.Provider) -> ProviderSettings:
         ),
         credentials=dict(table.credentials),
         options=dict(table.options),
+        receipts=dict(table.receipts),
         answers=tuple(map(_rule, table.answers)),
     )
 

@@ -251,6 +251,9 @@ class Provider(Table):
     timeout: Duration = Field(10.0, ge=0.01, le=300, description="for the whole call")
     credentials: Annotated[dict[str, str], IsSecret()] = Field({}, description="by kind: api_key, …")
     options: dict[str, Any] = Field({}, description="by kind: route, entity_id, configuration_set, …")
+    receipts: Annotated[dict[str, Any], IsSecret()] = Field(
+        {}, description="by kind: secret | public_key | topic_arns; taken at /v1/receipts/NAME"
+    )
     breaker: Breaker = Field(default_factory=Breaker, description="when to stop asking")
     answers: list[AnswerRow] = Field([], description="what its answers mean, before Heliograph's own table")
 
@@ -311,6 +314,12 @@ class DeadLetters(Table):
     archive_after: Duration = Field(30 * 86_400.0, ge=1, description="out of the hot tables")
     delete_after: Duration = Field(365 * 86_400.0, ge=1, description="for good")
     max_redrives: Whole = Field(10, ge=0, le=1000, description="of one message")
+
+    @model_validator(mode="after")
+    def _archived_before_deleted(self) -> Self:
+        if self.archive_after > self.delete_after:
+            raise ValueError("archive_after must not be longer than delete_after: what is deleted was archived before")
+        return self
 
 
 class Retention(Table):

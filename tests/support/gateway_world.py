@@ -25,12 +25,14 @@ from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config, DeliverySettings, GatewaySettings
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, Ledger
+from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, Ledger, Reported, Taken
+from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
 from heliograph.gateway.app import make_app, serve_gateway
 from heliograph.gateway.auth import make_key
+from heliograph.gateway.fetching import Fetcher
 from heliograph.gateway.services import Check, Services
-from heliograph.providers import build, country_of
+from heliograph.providers import build, country_of, reader
 from tests.support.builders import a_provider
 
 SMS: Final = {"channel": "sms", "to": "+919876540000", "text": "Hello, Asha."}
@@ -75,6 +77,9 @@ class World:
     fail_with: Exception | None = None
     actors: Sequence[Health] = ()
     store: Ledger | None = None
+    readers: Mapping[str, ReceiptReader] = field(default_factory=dict)
+    fetcher: Fetcher = field(default_factory=Fetcher)
+    taken: list[Taken] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ledger = self.store or memory_ledger(self.clock.now, self._fault)
@@ -91,6 +96,9 @@ class World:
             metrics=Metrics(self.registry),
             registry=self.registry,
             accept=self._accept,
+            report=self._report,
+            receipts={p.name: found for p in self.providers if (found := reader(p)) is not None} | self.readers,
+            fetcher=self.fetcher,
             stats=self._stats,
             readiness=lambda: self.checks,
             draining=lambda: self.draining,
@@ -116,6 +124,11 @@ class World:
         if isinstance(result, Accepted):
             self.accepted.append(acceptance)
         return result
+
+    async def _report(self, reported: Sequence[Reported]) -> None:
+        if self.full:
+            raise MailboxFull("receipts")
+        self.taken += await self.ledger.receipts.take(reported, keep_s=3600.0)
 
     async def _stats(self) -> Stats:
         census = await self.ledger.stats.census()

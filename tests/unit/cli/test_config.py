@@ -120,12 +120,6 @@ def test_a_quota_that_is_none_is_said_to_be(tmp_path: Path, text: str) -> None:
         loaded(tmp_path, SANDBOX + f'quota = "{text}"')
 
 
-@pytest.mark.parametrize("text", ['[providers.receipts]\nsecret = "x"'])
-def test_a_providers_later_keys_are_not_available_yet(tmp_path: Path, text: str) -> None:
-    with pytest.raises(NotAvailableYet, match=r"providers\.main-sms\.receipts: is not available yet"):
-        loaded(tmp_path, SANDBOX + text)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -257,6 +251,14 @@ def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, content: byte
         load(file, STORES)
 
 
+@pytest.mark.parametrize("text", ['archive_after = "366d"', 'delete_after = "29d"'])
+def test_nothing_is_deleted_before_it_is_archived(tmp_path: Path, text: str) -> None:
+    (fault,) = faults(tmp_path, f"{SANDBOX}\n[dead_letters]\n{text}")
+    assert fault.startswith("dead_letters: archive_after must not be longer than delete_after")
+    both = '[dead_letters]\narchive_after = "29d"\ndelete_after = "29d"'
+    assert loaded(tmp_path, f"{SANDBOX}\n{both}").config.dead_letters.delete_after_s == 29 * 86_400
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml: cannot be read: No such file"):
         load(tmp_path / "none.toml", STORES)
@@ -371,3 +373,24 @@ def test_a_bad_row_of_answers_is_told_by_its_key(tmp_path: Path, row: str, told:
 def test_answers_can_be_written_in_the_environment(tmp_path: Path) -> None:
     found = loaded(tmp_path, BULKSMS, HELIOGRAPH_PROVIDERS__BULK__ANSWERS='[{status = 418, outcome = "rejected"}]')
     assert [rule.status for p in found.config.providers for rule in p.answers] == [418]
+
+
+def test_receipts_are_for_their_kind_to_read_and_secret(tmp_path: Path) -> None:
+    found = loaded(tmp_path, BULKSMS + 'receipts.secret = "0123456789abcdef"')
+    assert found.config.providers[0].receipts == {"secret": "0123456789abcdef"}
+    shown = {entry.key: entry.value for entry in found.entries}
+    assert shown["providers.bulk.receipts.secret"] == "********"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (BULKSMS + 'receipts.secret = "short"', "providers.bulk.receipts.secret: must be at least 16 characters"),
+        (BULKSMS + 'receipts.secrt = "0123456789abcdef"', "providers.bulk.receipts.secrt: unknown key"),
+        (SANDBOX + "receipts.secret = 1", "providers.main-sms.receipts: sandbox has no receipts"),
+        (BULKSMS + 'receipts = "x"', "providers.bulk.receipts: should be a table"),
+    ],
+)
+def test_a_wrong_table_of_receipts_is_told_by_its_key(tmp_path: Path, text: str, fault: str) -> None:
+    (found,) = faults(tmp_path, text)
+    assert found.startswith(fault)

@@ -1,0 +1,164 @@
+"""Fetching what a genuine-looking report names: a certificate, or the address that confirms a subscription.
+
+Whoever can post to us chooses what we are to fetch, within what a provider's reader has checked (scheme, host, port,
+path). So nothing else is asked: no redirect is followed, no proxy of the environment's is used, names are resolved here
+and only public addresses are connected to, exactly those that were judged; size, time and number are bounded, and
+failures are remembered for a while.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+import httpcore
+import trio
+
+from heliograph.actors.model.errors import HeliographError
+
+MOST_BYTES: Final = 64 * 1024
+LIMIT_S: Final = 8.0
+MOST_AT_ONCE: Final = 4
+KEPT_S: Final = 24 * 3600.0
+FAILED_FOR_S: Final = 30.0
+MOST_KEPT: Final = 64
+
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_COMPATIBLE: Final = IPv6Network("::/96")
+_SITE_LOCAL: Final = IPv6Network("fec0::/10")
+_UNREACHED: Final = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+    OSError,
+)
+Options = Iterable[httpcore.SOCKET_OPTION]
+
+
+class NotFetched(HeliographError):
+    """What a report names could not be had; the report is to be repeated. Says why, for the log."""
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one that anybody may ask: the inner one, where it carries one (RFC 6052, 3056, 4380)."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address):
+        inner = _inner(address)
+        if inner is not None:
+            return is_public(str(inner))
+        if address in _SITE_LOCAL:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    if address in _NAT64 or address in _COMPATIBLE:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """`body` None: it could not be had."""
+
+    body: bytes | None
+    until_s: float
+
+
+class Fetcher:
+    """`allowed` judges the addresses that a name stands for; every one of them must pass."""
+
+    def __init__(self, allowed: Callable[[str], bool] = is_public) -> None:
+        self._backend = _Judged(allowed)
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._room = trio.Semaphore(MOST_AT_ONCE)
+
+    async def certificate(self, url: str) -> str:
+        """The text at this URL, which stays the same: remembered for a day. NotFetched."""
+        kept = self._kept.get(url)
+        if kept is None or trio.current_time() >= kept.until_s:
+            async with self._room:
+                kept = self._kept.get(url)  # the one before us may have fetched it
+                if kept is None or trio.current_time() >= kept.until_s:
+                    kept = await self._keep(url)
+        if kept.body is None:
+            raise NotFetched("the certificate could not be fetched a moment ago")
+        return kept.body.decode("ascii", "replace")
+
+    async def ask(self, url: str) -> None:
+        """Ask for a URL once, whatever is there. NotFetched."""
+        async with self._room:
+            await self._get(url)
+
+    async def _keep(self, url: str) -> _Kept:
+        try:
+            kept = _Kept(await self._get(url), trio.current_time() + KEPT_S)
+        except NotFetched:
+            self._kept[url] = _Kept(None, trio.current_time() + FAILED_FOR_S)
+            raise
+        finally:
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        self._kept[url] = kept
+        return kept
+
+    async def _get(self, url: str) -> bytes:
+        body = bytearray()
+        try:
+            with trio.fail_after(LIMIT_S):
+                async with (
+                    httpcore.AsyncConnectionPool(network_backend=self._backend, max_keepalive_connections=0) as pool,
+                    pool.stream("GET", url, headers={"Accept": "*/*"}) as answer,
+                ):
+                    if answer.status != 200:
+                        raise NotFetched(f"the answer to a GET was {answer.status}")
+                    async for chunk in answer.aiter_stream():
+                        body += chunk
+                        if len(body) > MOST_BYTES:
+                            raise NotFetched(f"it is larger than {MOST_BYTES} bytes")
+        except trio.TooSlowError:
+            raise NotFetched(f"it did not come within {LIMIT_S:g} s") from None
+        except _UNREACHED as error:
+            raise NotFetched(f"it could not be fetched ({type(error).__name__})") from None
+        return bytes(body)
+
+
+class _Judged(httpcore.AsyncNetworkBackend):
+    """Connects to exactly the address that was judged: a name may stand for another one a moment later."""
+
+    def __init__(self, allowed: Callable[[str], bool]) -> None:
+        self._allowed = allowed
+        self._inner = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Options | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        if not addresses or not all(map(self._allowed, addresses)):
+            raise httpcore.ConnectError("it stands for an address that is not public")
+        failure: Exception = httpcore.ConnectError("there is no address")
+        for address in dict.fromkeys(addresses):
+            try:
+                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
