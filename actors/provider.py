@@ -192,7 +192,7 @@ class ProviderActor:
         self._hold(held)
 
     def _take(self, deliver: Deliver) -> Held:
-        message = deliver.tracked.message
+        message, standing = deliver.tracked.message, deliver.tracked.standing
         self._desk.arrive(message.priority)
         return Held(
             tracked=deliver.tracked,
@@ -202,6 +202,7 @@ class ProviderActor:
             expires_at_s=deliver.expires_at_s,
             arrived_s=self._clock.boot_s(),
             cost=message.recipients,
+            retry=standing.passes > 0 or self._name in standing.tried or standing.unsettled_provider == self._name,
         )
 
     def _hold(self, held: Held) -> None:
@@ -300,11 +301,16 @@ class ProviderActor:
         admission, permits = self._accord.admission(now_s), self._accord.permits
         if not admission.calls or (admission is Admission.PROBE and not permits):
             return None
-        picked = self._hand.pick(now_s, urgent_only=self._ordinary >= self._most_ordinary)
+        probe = admission is Admission.PROBE
+        picked = self._hand.pick(
+            now_s,
+            urgent_only=self._ordinary >= self._most_ordinary,
+            fresh_only=probe and self._accord.prefers_fresh(now_s),
+        )
         if picked is None:
             return None
         held, slot = picked
-        permit = permits.take() if admission is Admission.PROBE else None
+        permit = permits.take() if probe else None
         return _Call(self, held, slot, permit, self._accord.epoch, now_s, sum(each.cost for each in held))
 
     async def _carry(self, call: _Call) -> None:

@@ -21,6 +21,10 @@ from heliograph.actors.model.attempt import Settled
 from heliograph.actors.model.message import Priority, Tracked
 
 RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
+RETRY_PART: Final = 0.1
+"""So many retries go in their turn for each first try; what is beyond goes behind all first tries of its priority."""
+RETRIES_AT_ONCE: Final = 20.0
+BEHIND_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Held:
     """A claimed message that waits for its call. Times in seconds are on the boot clock.
 
     `batch_key` None: it goes alone. `ask`: its attempts from this number on ended without an answer and are to
-    be asked about first; `told`: that was done; `settles`: what was told of the last of them.
+    be asked about first; `told`: that was done; `settles`: what was told of the last of them. `retry`: this provider
+    has been asked before, in vain.
     """
 
     tracked: Tracked
@@ -51,6 +56,7 @@ class Held:
     batch_key: Hashable | None = None
     ask: int | None = None
     told: bool = False
+    retry: bool = False
     settles: tuple[int, Settled] | None = None
 
     @property
@@ -87,6 +93,7 @@ class Hand:
         self._largest = largest
         self._low_every = max(1, round(1 / low_share)) if low_share > 0 else 0
         self._calls = 0
+        self._retries = RETRIES_AT_ONCE
         self._heap: list[tuple[int, float, int, Held]] = []
         self._grants: deque[_Grant] = deque()
         self._serial = 0
@@ -105,9 +112,15 @@ class Hand:
     # ------------------------------------------------------------------------------------------- messages
 
     def add(self, held: Held) -> None:
-        """By priority, then by the age of the claim: lanes are in order already, and the oldest claim lapses first."""
+        """By priority, then by the age of the claim: lanes are in order already, and the oldest claim lapses first.
+        Retries beyond their part go last."""
         self._serial += 1
-        heappush(self._heap, (RANK[held.priority], held.deadline_s, self._serial, held))
+        turn_s = held.deadline_s
+        if held.retry and self._retries < 1:
+            turn_s += BEHIND_S
+        elif held.retry:
+            self._retries -= 1
+        heappush(self._heap, (RANK[held.priority], turn_s, self._serial, held))
         self._lapse_s = min(self._lapse_s, held.lapses_s)
 
     def clear(self) -> list[Held]:
@@ -204,11 +217,14 @@ class Hand:
                 return grant.slot
         return None
 
-    def pick(self, now_s: float, *, urgent_only: bool) -> tuple[list[Held], Slot] | None:
-        """The messages of the next call and the slot for them: the most urgent that an open slot can carry."""
+    def pick(self, now_s: float, *, urgent_only: bool, fresh_only: bool = False) -> tuple[list[Held], Slot] | None:
+        """The messages of the next call and the slot for them: the most urgent that an open slot can carry. With
+        `fresh_only` a call that no retry leads."""
         self._drop_past(now_s)
         if not self._heap or not self._grants or self._grants[0].slot.opens_s > now_s:
             return None
+        if fresh_only:
+            return self._picked(self._pick_fresh(now_s))
         if urgent_only and self._heap[0][0] > RANK[Priority.URGENT]:
             return None
         picked = None
@@ -218,8 +234,13 @@ class Hand:
             held, grant = heappop(self._heap)[3], self._grants.popleft()
             self._unused(grant.slot.part, grant.cost - held.cost)
             picked = [held], grant.slot
-        picked = picked or self._pick_fitting(now_s, urgent_only=urgent_only)
-        self._calls += picked is not None
+        return self._picked(picked or self._pick_fitting(now_s, urgent_only=urgent_only))
+
+    def _picked(self, picked: tuple[list[Held], Slot] | None) -> tuple[list[Held], Slot] | None:
+        if picked is not None:
+            self._calls += 1
+            first_tries = sum(not held.retry for held in picked[0])
+            self._retries = min(self._retries + RETRY_PART * first_tries, RETRIES_AT_ONCE)
         return picked
 
     # ------------------------------------------------------------------------------------------- workings
@@ -228,6 +249,13 @@ class Hand:
         self._heap.sort()  # a sorted list is a heap
         lowest = bisect_left(self._heap, self._heap[-1][0], key=itemgetter(0))
         return self._pick_from(now_s, lowest)
+
+    def _pick_fresh(self, now_s: float) -> tuple[list[Held], Slot] | None:
+        self._heap.sort()
+        for i, entry in enumerate(self._heap):
+            if not entry[3].retry and (picked := self._pick_from(now_s, i)) is not None:
+                return picked
+        return None
 
     def _pick_fitting(self, now_s: float, *, urgent_only: bool) -> tuple[list[Held], Slot] | None:
         self._heap.sort()

@@ -51,6 +51,9 @@ POLL_S: Final = 0.5
 IDLE_POLL_S: Final = 5.0
 """The same for an open one that has rested, where nobody here has anything to send."""
 PROBE_WITHIN_S: Final = 1.0
+FRESH_PROBES_S: Final = 1.0
+"""For so long a half-open breaker is probed by messages that the provider was not asked for before."""
+PROBES_TO_CHOOSE_FROM: Final = 3
 FAR_S: Final = 1.0
 """A slot further away than this is not waited for with a claim in hand."""
 ORDINARY_S: Final = HORIZON_S / 2
@@ -172,6 +175,10 @@ class Accord:
             quota_until=now + timedelta(seconds=reserved_until_s - now_s) if reserved_until_s > now_s else None,
             answered=self._answered.total(now_s),
         )
+
+    def prefers_fresh(self, now_s: float) -> bool:
+        """Half-open for a moment only: what it did not take before proves less than what it was never asked."""
+        return now_s - self._breaker.since_s(now_s) < FRESH_PROBES_S
 
     def crowded(self, now_s: float) -> bool:
         """The quota is used up, but for the slots in hand: nothing else of what it keeps away can be sent."""
@@ -599,11 +606,16 @@ class Accord:
         if admission is Admission.NO and breaker_until_s is not None and breaker_until_s > until_s:
             until_s, why = breaker_until_s, WaitingFor.BREAKER
         self._desk.publish(
-            window=self._window(now_s, rate) if admission is Admission.GO else self._settings.breaker.half_open_permits,
+            window=self._window(now_s, rate) if admission is Admission.GO else self._probe_window,
             blocked_until_s=until_s,
             blocked_for=why,
             spared=self._stops.last(now_s),
         )
+
+    @property
+    def _probe_window(self) -> int:
+        """More than there are permits: so that there is something to choose from."""
+        return PROBES_TO_CHOOSE_FROM * self._settings.breaker.half_open_permits
 
     def _window(self, now_s: float, rate: float) -> int:
         return window(

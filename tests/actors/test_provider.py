@@ -408,6 +408,31 @@ async def test_a_refused_account_stops_it_at_the_first_answer(autojump_clock: ob
         assert node.actor.report().breaker is BreakerState.OPEN
 
 
+@pytest.mark.parametrize("others", [True, False])
+async def test_probes_are_messages_that_the_provider_was_not_asked_for_before(
+    others: bool, autojump_clock: object
+) -> None:
+    """Some messages it never takes; as probes they would hold the breaker open as long as they are retried."""
+    async with a_world() as world:
+        hopeless = [a_message(f"+91987654{n:04}") for n in range(12)]
+        ids = {message.id for message in hopeless}
+        node = world.add(lambda call: DEFERRED if call.message.id in ids else ACCEPTED, claim_s=0.01)
+        world.waiting.extend(tracked(message) for message in hopeless)
+        await trio.sleep(5)
+        assert node.actor.report().breaker is BreakerState.OPEN
+        made = len(world.handed)
+        retries = [tracked(m, passes=1, counted=1, attempts=1) for m in hopeless]
+        world.waiting.extend(retries[:6])
+        if others:
+            world.wait_to_be_sent(5)
+        world.waiting.extend(retries[6:])
+        await until(lambda: len(world.handed) >= made + (BREAKER.half_open_permits if others else 1))
+        probes = [call.message.id in ids for handed in world.handed[made:] for call in handed.calls]
+        assert set(probes[: BREAKER.half_open_permits]) == {not others}
+        if others:
+            await until(lambda: node.actor.report().breaker is BreakerState.CLOSED)
+
+
 async def test_half_open_makes_at_most_its_permits_over_the_cluster(autojump_clock: object) -> None:
     async with a_world(rate=1000.0, burst=100.0) as world:
         for _ in range(3):

@@ -13,7 +13,14 @@ from tests.support.builders import NOW, a_message
 from tests.support.provider_world import tracked
 
 
-def held(priority: Priority = Priority.NORMAL, *, cost: int = 1, deadline_s: float = 2.0, key: object = None) -> Held:
+def held(
+    priority: Priority = Priority.NORMAL,
+    *,
+    cost: int = 1,
+    deadline_s: float = 2.0,
+    key: object = None,
+    retry: bool = False,
+) -> Held:
     return Held(
         tracked=tracked(a_message(priority=priority)),
         number=1,
@@ -23,6 +30,7 @@ def held(priority: Priority = Priority.NORMAL, *, cost: int = 1, deadline_s: flo
         arrived_s=0.0,
         cost=cost,
         batch_key=key,  # type: ignore[arg-type]
+        retry=retry,
     )
 
 
@@ -61,6 +69,51 @@ def test_only_urgent_ones_go_where_only_they_may() -> None:
     assert hand.pick(0.0, urgent_only=True) is None
     hand.add(urgent := held(Priority.URGENT))
     assert hand.pick(0.0, urgent_only=True) == ([urgent], slot())
+
+
+def test_retries_beyond_their_part_go_behind_first_tries_and_before_what_is_less_urgent() -> None:
+    hand = a_hand(held(Priority.BULK), *(held(retry=True, deadline_s=1.0) for _ in range(30)))
+    for _ in range(10):
+        hand.add(held(deadline_s=2.0))
+    hand.grant([slot() for _ in range(41)], 1)
+    order = [each.retry for _ in range(41) if (picked := hand.pick(0.0, urgent_only=False)) for each in picked[0]]
+    assert order == [True] * 20 + [False] * 10 + [True] * 10 + [False]
+    hand.add(held(retry=True, deadline_s=1.0))
+    hand.add(held(deadline_s=2.0))
+    hand.grant([slot()], 1)
+    picked = hand.pick(0.0, urgent_only=False)
+    assert picked is not None
+    assert picked[0][0].retry, "ten first tries have earned one retry its turn"
+
+
+def test_a_call_may_be_kept_for_what_was_not_tried_before() -> None:
+    hand = a_hand(held(Priority.URGENT, retry=True), fresh := held(Priority.BULK))
+    hand.grant([slot(), slot()], 1)
+    assert hand.pick(0.0, urgent_only=False, fresh_only=True) == ([fresh], slot())
+    assert hand.pick(0.0, urgent_only=False, fresh_only=True) is None
+    assert hand.pick(0.0, urgent_only=False) is not None
+
+
+def test_what_no_slot_will_carry_can_be_taken_out_but_for_urgent_ones() -> None:
+    urgent, first, second, bulk = held(Priority.URGENT), held(), held(), held(Priority.BULK)
+    hand = a_hand(bulk, second, first, urgent)
+    hand.grant([slot(), slot()], 1)
+    assert hand.surplus(0.0, urgent=False) == [first, bulk]
+    assert hand.surplus(0.0, urgent=False) == []
+    hand.drop_slots()
+    assert [each.priority for each in hand.surplus(0.0, urgent=False)] == [Priority.NORMAL]
+    assert hand.surplus(0.0, urgent=True) == [urgent]
+
+
+def test_it_is_told_what_of_a_slot_nobody_uses() -> None:
+    told: list[tuple[int, int]] = []
+    hand = Hand(batch=1, largest=20, unused=lambda part, recipients: told.append((part, recipients)))
+    hand.add(held(cost=2))
+    hand.grant([Slot(0.0, 0.1, part=7), Slot(0.0, 0.2, part=8), Slot(0.3, 0.4, part=9)], 5)
+    assert hand.pick(0.05, urgent_only=False) is not None
+    assert hand.slots(0.25) == 1
+    hand.drop_slots()
+    assert told == [(7, 3), (8, 5), (9, 5)]
 
 
 def test_a_share_of_the_calls_begins_with_what_is_least_urgent() -> None:
