@@ -10,7 +10,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, assert_never
 
 import orjson
 
@@ -76,16 +76,24 @@ def impediment(message: Message, account: Fast2SmsAccount) -> str | None:
             return fault or _sender_fault(content, account)
         case Route.DLT_MANUAL:
             return _text_fault(content, account) or _sender_fault(content, account)
-        case _:
+        case Route.QUICK | Route.AUTO:
             return None
+        case _ as never:
+            assert_never(never)
 
 
 def is_tight(content: SmsContent, account: Fast2SmsAccount, longest: int) -> bool:
     """Whether what fits its template would not, were a variable to hold no more than `longest`."""
-    template = template_of(content, account)
-    if route_of(content, account) is Route.DLT:
-        return not all(is_value(value, longest) for value in content.dlt_variables)
-    return template is not None and not template.fits(content.text, longest)
+    match route_of(content, account):
+        case Route.DLT:
+            return not all(is_value(value, longest) for value in content.dlt_variables)
+        case Route.DLT_MANUAL:
+            template = template_of(content, account)
+            return template is not None and not template.fits(content.text, longest)
+        case Route.QUICK | Route.AUTO | Route.OTP:
+            return False
+        case _ as never:
+            assert_never(never)
 
 
 def likeness(message: Message, account: Fast2SmsAccount) -> Hashable | None:
@@ -98,8 +106,10 @@ def likeness(message: Message, account: Fast2SmsAccount) -> Hashable | None:
             return None
         case Route.DLT | Route.DLT_MANUAL:
             return route
-        case _:
+        case Route.QUICK | Route.AUTO:
             return route, content.text
+        case _ as never:
+            assert_never(never)
 
 
 def national(number: str) -> str | None:
@@ -210,9 +220,11 @@ def _fields(route: Route, content: SmsContent, account: Fast2SmsAccount) -> dict
             ids = {"template_id": content.dlt_template_id, "entity_id": content.dlt_entity_id or account.entity_id}
             given = {name: value for name, value in ids.items() if value}
             return {"sender_id": _sender(content, account), "message": content.text, **given}
-        case _:
+        case Route.QUICK | Route.AUTO:
             unicode = segments(content.text).encoding is Encoding.UCS2
             return {"message": content.text, "language": "unicode" if unicode else "english"}
+        case _ as never:
+            assert_never(never)
 
 
 def _sender(content: SmsContent, account: Fast2SmsAccount) -> str:
