@@ -654,6 +654,20 @@ def test_a_secret_is_asked_for_in_every_call() -> None:
         assert refused.status == 401
 
 
+async def test_a_report_is_taken_by_the_gateway_as_json_and_as_a_form_with_the_secret_and_not_without() -> None:
+    india = a_provider("fast2sms", Channel.SMS, name="india", credentials={"api_key": "x"}, receipts={"secret": SECRET})
+    body = emulated.Taken("lwdtp1", "9876543210", "x", "HELIOG", None).standard("delivered")
+    path, form = f"/v1/receipts/india?secret={SECRET}", {"Content-Type": "application/x-www-form-urlencoded"}
+    async with a_gateway(World(providers=[india])) as gateway:
+        for how in ({"body": body}, {"raw": urlencode(body).encode(), "headers": form}):
+            for method in ("POST", "PUT"):
+                answer = await gateway.ask(method, path, **how, secret=None)
+                assert (answer.status, answer.json) == (200, {"receipts": 1, "ignored": 0})
+        assert (await gateway.post(path, raw=b"\xff{", secret=None)).status == 200
+        for wrong in (path[:-1], "/v1/receipts/india"):
+            assert (await gateway.post(wrong, body, secret=None)).status == 401
+
+
 # --------------------------------------------------------------------------------------------------- the fixtures
 
 
