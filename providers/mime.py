@@ -15,6 +15,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
@@ -92,7 +93,7 @@ def _head(
     message: Message, content: EmailContent, sender: Mailbox, domain: str, *, utf8: bool
 ) -> Iterator[tuple[str, str]]:
     """Names and values as they stand on the wire, but for folding."""
-    yield "Date", format_datetime(message.created_at)
+    yield "Date", format_datetime((message.send_at or message.created_at).astimezone(UTC))
     yield "Message-ID", f"<{message.id}@{domain}>"
     _checked("from: the name", text_fault(sender.name), sender.name)
     yield "From", _mailboxes([sender], utf8=utf8)

@@ -340,6 +340,19 @@ async def test_a_token_logs_in_behind_tls(kind: str, mechanism: str, authority: 
         assert (server.logins, len(asked)) == (3, 1)
 
 
+async def test_many_sessions_that_open_together_fetch_one_token() -> None:
+    async with (
+        tokens({"access_token": "fresh", "expires_in": 3599}) as (url, asked),
+        postmaster(token="fresh", delay_s=0.1) as server,
+        courier_of(settings(server.port, "gmail", credentials=OAUTH, options={"token_url": url})) as courier,
+    ):
+        server.play(Stage.END, Fault.SLOW, times=5)
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(send, courier, an_email())
+        assert (server.taken.total(), server.connections, len(asked)) == (12, 5, 1)
+
+
 async def test_a_token_that_is_refused_before_its_time_is_renewed_at_once() -> None:
     one, two = ({"access_token": name, "expires_in": 3599} for name in ("first", "second"))
     async with tokens(one, two) as (url, asked), postmaster(token="first") as server:

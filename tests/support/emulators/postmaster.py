@@ -61,6 +61,7 @@ class Fault(StrEnum):
     OVERSIZED = "oversized"  # a line that does not end
     ENDLESS = "endless"  # a reply that does not end
     TORN = "torn"  # the connection is closed in the middle of the answer
+    RAW = "raw"  # garbage beneath TLS
     BABEL = "babel"  # the lines of one reply disagree
     SLOW = "slow"  # the right answer, after `delay_s`
 
@@ -232,6 +233,8 @@ class _Talk:
                 await trio.sleep_forever()
             case Fault.GARBAGE:
                 await self._write(b"\x00\xff\xfe<!doctype html>\r\n")
+            case Fault.RAW:
+                await self.raw.send_all(b"\x00\xff\xfe not a record of TLS, nor a reply\r\n")
             case Fault.OVERSIZED:
                 await self._write(b"250 " + b"x" * 70_000)
                 await trio.sleep_forever()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
+from datetime import UTC, timedelta, timezone
 from email import message_from_bytes, policy
 from email.header import decode_header, make_header
 from email.headerregistry import AddressHeader
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from heliograph.actors.model.message import Attachment, EmailContent, Message
 from heliograph.actors.policy.mail import Mailbox, header_fault, parse_mailbox, text_fault
 from heliograph.providers.mime import Unsendable, build_mime, needs_utf8
-from tests.support.builders import a_message, an_email
+from tests.support.builders import NOW, a_message, an_email
 
 SHOP = Mailbox("Shop", "hi@shop.in")
 
@@ -148,6 +150,14 @@ def test_two_builds_of_one_message_are_the_same_bytes() -> None:
     message = an_email(html="<p>Hi", attachments=(Attachment(filename="a", content_type="a/b", content_base64="AA=="),))
     assert built(message) == built(message)
     assert read(built(message))["message-id"] == f"<{message.id}@shop.in>"
+
+
+def test_the_date_is_when_it_was_to_be_sent_however_often_that_is_tried() -> None:
+    assert read(built(an_email()))["date"].datetime == NOW
+    for zone in (UTC, timezone(timedelta(hours=5, minutes=30))):
+        later = replace(an_email(), send_at=(NOW + timedelta(days=3)).astimezone(zone))
+        assert b"\r\nMessage-ID" in built(later)
+        assert built(later).startswith(b"Date: Fri, 27 Nov 2026 12:00:00 +0000\r\n")
 
 
 def test_text_comes_before_html() -> None:
