@@ -466,6 +466,7 @@ class ProviderActor:
     async def _told(self, held: Held, number: int, settled: Settled | None) -> None:
         match settled:
             case Settled.ACCEPTED:
+                self._meters.taken(held.tracked.message)
                 word = EarlierSettled(
                     tracked=held.tracked,
                     number=held.number,

@@ -36,7 +36,12 @@ class ProviderMeters:
 
     def attempt(self, message: Message, outcome: Outcome) -> None:
         self._outcomes[outcome].inc()
-        if outcome is Outcome.ACCEPTED and message.parts:
+        if outcome is Outcome.ACCEPTED:
+            self.taken(message)
+
+    def taken(self, message: Message) -> None:
+        """By an attempt that said so, or that is now known to have been."""
+        if message.parts:
             self._parts.inc(message.parts)
 
     def stopped(self, reason: StopReason) -> None:

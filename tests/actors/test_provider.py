@@ -1031,6 +1031,30 @@ async def test_parts_are_counted_for_what_was_taken(autojump_clock: object) -> N
         assert node.registry.get_sample_value("heliograph_message_parts_total", {"provider": "sandbox"}) == 3
 
 
+@pytest.mark.parametrize(
+    ("outcome", "parts"), [(outcome, 3 if outcome is Outcome.ACCEPTED else 0) for outcome in Outcome]
+)
+async def test_parts_are_counted_for_nothing_else(outcome: Outcome, parts: int, autojump_clock: object) -> None:
+    async with a_world() as world:
+        node = world.add(lambda _: Answer(outcome=outcome))
+        await node.deliver(tracked(a_message(parts=3)))
+        await trio.sleep(1)
+        assert node.registry.get_sample_value("heliograph_message_parts_total", {"provider": "sandbox"}) == parts
+
+
+async def test_parts_are_counted_for_what_proves_to_have_been_taken(autojump_clock: object) -> None:
+    async with a_world() as world:
+
+        async def ask(_: ProviderCall) -> Settled | None:
+            return Settled.ACCEPTED
+
+        node = world.add(ask=ask)
+        await node.deliver(tracked(a_message(parts=3), attempts=1, unsettled=1, unsettled_provider=world.settings.name))
+        await trio.sleep(1)
+        assert node.courier.handed == []
+        assert node.registry.get_sample_value("heliograph_message_parts_total", {"provider": "sandbox"}) == 3
+
+
 async def test_the_report_tells_what_was_handed_over(autojump_clock: object) -> None:
     async with a_world() as world:
         node = world.add(claim_s=0.01, latency_s=2.0)
