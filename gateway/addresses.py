@@ -14,7 +14,7 @@ from typing import Final
 
 import phonenumbers
 from email_validator import validate_email
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, PhoneNumberType
 
 from heliograph.actors.policy import mail
 
@@ -30,6 +30,19 @@ def number_fault(number: str) -> str | None:
     return None if _surely_valid(number) else _slow_fault(number)
 
 
+def sms_fault(number: str) -> str | None:
+    """The same for a number that an SMS is to go to: one that can only be a landline is refused. Where a country's
+    numbers do not tell (as in North America) they pass, and so do toll-free ones: some of them take SMS."""
+    if (fault := number_fault(number)) is not None:
+        return fault
+    place = _place_of(number)
+    if place is not None and place[0].is_mobile(place[1]):
+        return None
+    if phonenumbers.number_type(phonenumbers.parse(number)) == PhoneNumberType.FIXED_LINE:
+        return "is a landline's number, and an SMS goes to a mobile phone"
+    return None
+
+
 def _slow_fault(number: str) -> str | None:
     try:
         parsed = phonenumbers.parse(number)
@@ -42,28 +55,41 @@ def _slow_fault(number: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Region:
+    """`decides` answers None where the number may be another region's of the same calling code."""
+
+    decides: Callable[[str], bool | None]
+    is_mobile: Callable[[str], re.Match[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """One calling code. `prefix` is what a dialler at home would put first: the library may strip it, so such numbers
     are left to it. `regions` are asked in order, as the library does: the first that answers True or False decides."""
 
     prefix: re.Pattern[str] | None
-    regions: tuple[Callable[[str], bool | None], ...]
+    regions: tuple[_Region, ...]
 
 
 def _surely_valid(number: str) -> bool:
+    return _place_of(number) is not None
+
+
+def _place_of(number: str) -> tuple[_Region, str] | None:
+    """The region that a valid number is surely of, and what stands after the calling code."""
     for digits in (3, 2, 4):  # index just after a code of two, one or three digits
         code = number[1:digits]
         if code in _CODES:
             plan = _plan(code)
             national = number[digits:]
             if plan.prefix is not None and plan.prefix.match(national):
-                return False
-            for decides in plan.regions:
-                answer = decides(national)
+                return None
+            for region in plan.regions:
+                answer = region.decides(national)
                 if answer is not None:
-                    return answer
-            return False
-    return False
+                    return (region, national) if answer else None
+            return None
+    return None
 
 
 _CODES: Final = frozenset(str(code) for code, regions in COUNTRY_CODE_TO_REGION_CODE.items() if "001" not in regions)
@@ -75,7 +101,7 @@ def _plan(code: str) -> _Plan:
     names = COUNTRY_CODE_TO_REGION_CODE[int(code)]
     metadata = [found for name in names if (found := PhoneMetadata.metadata_for_region(name, None)) is not None]
     prefix = metadata[0].national_prefix_for_parsing
-    regions = tuple(_decider(region, alone=len(metadata) == 1) for region in metadata)
+    regions = tuple(_Region(_decider(each, alone=len(metadata) == 1), _mobile(each)) for each in metadata)
     return _Plan(re.compile(prefix) if prefix else None, regions)
 
 
@@ -87,6 +113,12 @@ def _decider(region: PhoneMetadata, *, alone: bool) -> Callable[[str], bool | No
         leads = re.compile(region.leading_digits).match
         return lambda national: (valid(national) is not None) if leads(national) else None
     return lambda national: True if valid(national) else None
+
+
+def _mobile(region: PhoneMetadata) -> Callable[[str], re.Match[str] | None]:
+    kind = region.mobile
+    pattern = _described(kind) if kind is not None and kind.national_number_pattern else "(?!)"
+    return re.compile(pattern).fullmatch
 
 
 def _valid_pattern(region: PhoneMetadata) -> str:

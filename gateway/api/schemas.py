@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 from heliograph.actors.model import duration
 from heliograph.actors.model.access import TENANT_PATTERN
 from heliograph.actors.policy import mail
-from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
+from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault, sms_fault
 from heliograph.gateway.api.idempotency import item_key_fault
 from heliograph.gateway.problems import Problem
 
@@ -96,6 +96,10 @@ def _base64_fault(value: str) -> str | None:
     return None
 
 
+def _blank_fault(value: str) -> str | None:
+    return None if value.strip() else "is empty: there is nothing but blanks in it"
+
+
 def _file_name_fault(value: str) -> str | None:
     if "/" in value or "\\" in value:
         return "must be a file's name without folders"
@@ -125,9 +129,9 @@ Seconds = Annotated[
     BeforeValidator(_parse_seconds),
     WithJsonSchema({"type": "string", "pattern": duration.PATTERN, "examples": ["1h30m"]}),
 ]
-Number = Annotated[
+MobileNumber = Annotated[
     str,
-    checked(number_fault),
+    checked(sms_fault),
     WithJsonSchema({"type": "string", "pattern": r"^\+[1-9][0-9]{4,14}$", "examples": ["+919876540000"]}),
 ]
 Address = Annotated[
@@ -205,8 +209,8 @@ class SmsBody(MessageCommon):
     """An SMS, as posted."""
 
     channel: Literal["sms"]
-    to: Number
-    text: Annotated[str, Field(min_length=1, max_length=50_000)]
+    to: MobileNumber
+    text: Annotated[str, Field(min_length=1, max_length=50_000), checked(_blank_fault)]
     sms: SmsOptions | None = None
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, PhoneNumberType
 
 from heliograph.actors.policy import mail
-from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault
+from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault, sms_fault
 
 CODES = sorted(COUNTRY_CODE_TO_REGION_CODE)
 EXAMPLES = sorted(
@@ -38,6 +38,24 @@ def test_every_kind_of_number_of_every_country_is_judged_as_the_library_does() -
     assert len(EXAMPLES) > 900
     for number in EXAMPLES:
         agrees(number)
+
+
+def test_every_kind_of_number_of_every_country_is_taken_for_a_landline_as_the_library_does() -> None:
+    landlines = 0
+    for number in filter(by_the_library, EXAMPLES):
+        is_landline = phonenumbers.number_type(phonenumbers.parse(number)) == PhoneNumberType.FIXED_LINE
+        assert (sms_fault(number) is not None) == is_landline, number
+        landlines += is_landline
+    assert landlines > 150
+
+
+@settings(max_examples=2000)
+@given(st.sampled_from(EXAMPLES), st.text("0123456789", min_size=4, max_size=4))
+def test_neighbours_are_taken_for_landlines_as_the_library_does(number: str, last: str) -> None:
+    beside = number[:-4] + last
+    if by_the_library(beside):
+        is_landline = phonenumbers.number_type(phonenumbers.parse(beside)) == PhoneNumberType.FIXED_LINE
+        assert (sms_fault(beside) is not None) == is_landline
 
 
 @settings(max_examples=2000)
