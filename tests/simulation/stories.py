@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.message import Channel, Priority
-from heliograph.actors.model.provider import BreakerSettings, ProviderSettings, UnknownRule
+from heliograph.actors.model.provider import BreakerSettings, ProviderSettings, Quota, UnknownRule
 from heliograph.actors.simulation.virtual import play
 from tests.support.builders import a_provider
 from tests.support.world import SETTLE_S, Life, Script, Spell, World
@@ -114,6 +114,7 @@ def providers(draw: st.DrawFn, name: str, channel: Channel) -> tuple[ProviderSet
         batch=draw(st.sampled_from([1, 1, 10])),
         unknown=draw(st.sampled_from([UnknownRule.ASK, UnknownRule.ASK, UnknownRule.RETRY])),
         breaker=BREAKER,
+        quota=draw(st.sampled_from([None, None, Quota(40, 20.0)])),
     )
     script = Script(latency_s=draw(st.sampled_from([0.01, 0.1, 0.5])), spells=tuple(draw(st.lists(spells, max_size=3))))
     return settings, script

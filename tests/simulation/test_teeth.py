@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from heliograph.actors.journal import JournalActor
+from heliograph.actors.ledger.memory import MemoryDelivery
 from heliograph.actors.ledger.memory_store import Row, Store
 from heliograph.actors.model.attempt import Outcome, ProviderCall, Settled
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import Channel, Priority, State
+from heliograph.actors.model.provider import Quota
 from heliograph.actors.policy.breaker import Admission, Breaker
 from heliograph.actors.ports.coordination import Reservation, Slot
 from heliograph.actors.ports.ledger import Finish, Finished
@@ -25,8 +27,10 @@ from tests.support.world import Script, ScriptedProvider, Spell
 STEADY = Script(latency_s=0.3)
 
 
-def a_story(*faults: Fault, script: Script = STEADY, rate: float = 40.0) -> Story:
-    provider = a_provider("scripted", Channel.SMS, name="one", rate=rate, burst=5.0, concurrency=16, breaker=BREAKER)
+def a_story(*faults: Fault, script: Script = STEADY, rate: float = 40.0, quota: Quota | None = None) -> Story:
+    provider = a_provider(
+        "scripted", Channel.SMS, name="one", rate=rate, burst=5.0, concurrency=16, breaker=BREAKER, quota=quota
+    )
     waves = tuple(Wave(Channel.SMS, priority, 80, 0.0, 6.0) for priority in Priority)
     return Story(supervisors=3, providers=((provider, script),), waves=waves, faults=faults, seed=3, patience_s=120.0)
 
@@ -54,6 +58,16 @@ def test_without_the_bucket_the_rate_is_broken(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(MemoryCoordination, "reserve", reserve)
     assert "too fast" in found(a_story(rate=10.0))
+
+
+def test_a_quota_that_is_counted_from_nothing_after_a_loss_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def spent(self: MemoryDelivery, provider: str, *, part_s: float, parts: int) -> list[int]:
+        return [0] * parts
+
+    story = a_story(Fault(Trouble.FLUSH, 3.0, 0.0, 0), quota=Quota(60, 20.0))
+    assert found(story) == ""
+    monkeypatch.setattr(MemoryDelivery, "spent", spent)
+    assert "over its quota" in found(story)
 
 
 def test_without_claims_doubled_hints_make_doubled_calls(monkeypatch: pytest.MonkeyPatch) -> None:

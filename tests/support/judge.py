@@ -6,7 +6,7 @@ writes down, and `verdict` adds what can only be told at the end.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -98,7 +98,15 @@ class Judge:
     # ------------------------------------------------------------------------------------------------- at the end
 
     def verdict(self) -> list[str]:
-        return [*self.wrong, *self._lost(), *self._seconds(), *self._rates(), *self._probes(), *self._attempts()]
+        return [
+            *self.wrong,
+            *self._lost(),
+            *self._seconds(),
+            *self._rates(),
+            *self._quotas(),
+            *self._probes(),
+            *self._attempts(),
+        ]
 
     def _lost(self) -> Iterator[str]:
         for message_id in self.accepted:
@@ -131,6 +139,20 @@ class Judge:
     def _is_troubled(self, call: Call) -> bool:
         """Whether its supervisor may have been unable to tell what came of it: dead or cut off at any time after."""
         return any(name == call.supervisor and until_s > call.began_s for name, _, until_s in self.troubled)
+
+    def _quotas(self) -> Iterator[str]:
+        for name, settings in self.providers.items():
+            if settings.quota is None:
+                continue
+            handed = deque[Call]()
+            total = 0
+            for call in self.of(name):
+                handed.append(call)
+                total += call.message.recipients
+                while handed[0].began_s < call.began_s - settings.quota.window_s:
+                    total -= handed.popleft().message.recipients
+                if total > settings.quota.limit:
+                    yield f"over its quota: {name} got {total} in {settings.quota.window_s:g} s at {call.began_s:.3f}"
 
     def _rates(self) -> Iterator[str]:
         for name, settings in self.providers.items():
