@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import LiteralString
 
@@ -18,8 +18,19 @@ from heliograph.actors.ledger.postgres import open_ledger
 from heliograph.actors.model.deadletter import DeadLetterFilter, DeadLetterState
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import LANES, Channel, EmailContent, Reason, State
-from heliograph.actors.ports.ledger import Acceptance, ClaimRequest, Finish, Ledger, MessageFilter
-from tests.contract.ledger_world import ACCEPTED, DAY_S, ME, SENT, LedgerWorld, utc_now
+from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.ports.ledger import (
+    Acceptance,
+    ClaimRequest,
+    Entry,
+    Finish,
+    Ledger,
+    MessageFilter,
+    Suppressed,
+    SuppressionFilter,
+)
+from tests.contract.ledger_suppression_suite import redrive
+from tests.contract.ledger_world import ACCEPTED, AGAIN, DAY_S, ME, REJECTED, SENT, LedgerWorld, utc_now
 from tests.contract.test_ledger_postgres import set_back
 from tests.support.postgres import ask
 from tests.support.services import PostgresServer
@@ -49,9 +60,13 @@ INSERT INTO dead_letters (
 SELECT id, tenant, CASE WHEN row_number() OVER () %% 50 = 0 THEN 'open' ELSE 'redriven' END, 'sms', recipient,
        'rejected', 'No such user', tags, 1, 0, created_at, created_at
 FROM contents LIMIT 8000;
+INSERT INTO suppressions (id, tenant, channel, recipient, folded, reason)
+SELECT 'sup_' || substr(id, 5), 'tenant' || n %% 50, 'sms', '+9197' || lpad(n::text, 8, '0'),
+       '+9197' || lpad(n::text, 8, '0'), CASE WHEN n %% 100 = 0 THEN 'complaint' ELSE 'bounce' END
+FROM made;
 ANALYZE"""
 
-LARGE = re.compile(r"Seq Scan on (messages|contents|attempts|dead_letters)\b")
+LARGE = re.compile(r"Seq Scan on (messages|contents|attempts|dead_letters|suppressions s(_\d+)?)\b")
 MESSAGE_FILTERS = [
     MessageFilter(),
     *(MessageFilter(state=state) for state in State),
@@ -71,7 +86,7 @@ LETTER_FILTERS = [
 ]
 
 
-def str_of(wanted: MessageFilter | DeadLetterFilter) -> str:
+def str_of(wanted: MessageFilter | DeadLetterFilter | SuppressionFilter) -> str:
     given = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
     return "+".join(
         name if isinstance(value, datetime) else f"{name}={value}" for name, value in given.items() if value
@@ -165,6 +180,59 @@ async def test_a_quota_and_the_jury_read_an_index(ledger: tuple[Ledger, Watched]
     assert await asked.delivery.accepted_elsewhere(IDS[:100], "p2", within_s=DAY_S)
     assert await asked.delivery.spent("p1", part_s=0.001, parts=10) == [0] * 10
     assert watched.whole_reads == []
+
+
+SUPPRESSION_FILTERS = [
+    SuppressionFilter(),
+    SuppressionFilter(to="+919700000007"),
+    SuppressionFilter(channel=Channel.SMS, reason=SuppressionReason.COMPLAINT),
+]
+
+
+@pytest.mark.parametrize("wanted", SUPPRESSION_FILTERS, ids=str_of)
+@pytest.mark.parametrize("tenant", [None, "tenant7"])
+async def test_a_list_of_suppressions_reads_an_index(
+    ledger: tuple[Ledger, Watched], wanted: SuppressionFilter, tenant: str | None
+) -> None:
+    asked, watched = ledger
+    before = f"sup_{IDS[20_000][4:]}"
+    for cursor in (None, before):
+        await asked.suppressions.list(wanted, tenant=tenant, before=cursor, limit=50)
+    assert len(watched.plans) == 2
+    assert watched.whole_reads == []
+
+
+async def test_who_is_suppressed_is_found_by_an_index_wherever_it_is_asked(ledger: tuple[Ledger, Watched]) -> None:
+    asked, watched = ledger
+    world = LedgerWorld(asked, lambda _: (_ for _ in ()).throw(AssertionError))
+    for to in ("+919700000007", "अशोक@उदाहरण.भारत"):
+        entry = Entry(
+            tenant="tenant8",
+            channel=Channel.EMAIL if "@" in to else Channel.SMS,
+            recipient=to,
+            reason=SuppressionReason.MANUAL,
+        )
+        entered = await asked.suppressions.enter(entry)
+        assert (await asked.suppressions.enter(entry)).suppression == entered.suppression
+        refused, fine = world.message(to, tenant="tenant8"), await world.queued(to, tenant="tenant9")
+        acceptance = Acceptance(messages=(refused,), states=(State.QUEUED,))
+        assert await asked.intake.accept([acceptance], supervisor=ME) == [Suppressed(frozenset({refused.id}))]
+        assert len(await asked.delivery.load([fine.id])) == 1
+        claimed = await world.claim(fine)
+        await world.finish(claimed, replace(REJECTED, suppress=SuppressionReason.INVALID), AGAIN)
+        await asked.suppressions.remove(entered.suppression.id, tenant=None)
+    assert await redrive(world, refused) == (0, {refused.id: "not_found"})
+    assert len(watched.plans) > 25
+    assert watched.whole_reads == []
+
+
+async def test_all_that_is_suppressed_is_never_read_to_accept_many(ledger: tuple[Ledger, Watched]) -> None:
+    asked, watched = ledger
+    world = LedgerWorld(asked, lambda _: (_ for _ in ()).throw(AssertionError))
+    await world.accept(*[world.message("ravi@shop.in") for _ in range(500)], state=State.SUPPRESSED)
+    assert len(watched.plans) == 1
+    assert watched.whole_reads == []
+    assert "hashed SubPlan" not in watched.plans[0]
 
 
 async def test_retention_reads_an_index(ledger: tuple[Ledger, Watched]) -> None:

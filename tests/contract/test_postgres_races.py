@@ -13,8 +13,9 @@ import trio
 from heliograph.actors.ledger.postgres import open_ledger
 from heliograph.actors.model.attempt import Outcome, Settled
 from heliograph.actors.model.errors import Conflict
-from heliograph.actors.model.message import Reason, State, WaitingFor
-from heliograph.actors.ports.ledger import ClaimRequest, Finish, Finished, Park
+from heliograph.actors.model.message import Channel, Reason, State, WaitingFor
+from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.ports.ledger import Acceptance, Accepted, ClaimRequest, Entered, Entry, Finish, Finished, Park
 from tests.contract.ledger_world import ACCEPTED, AGAIN, ME, OTHER, SENT, UNKNOWN, LedgerWorld
 from tests.contract.test_ledger_postgres import set_back
 from tests.support.postgres import ask, until_waiting_for_a_lock
@@ -126,6 +127,101 @@ async def test_one_message_is_won_by_one_of_many(world: LedgerWorld) -> None:
         for n in range(8):
             nursery.start_soon(claim, n)
     assert sorted(won) == sorted(ids)
+
+
+ENTER = """
+INSERT INTO suppressions (id, tenant, channel, recipient, folded, reason)
+VALUES ('sup_other', 'default', 'sms', '+919876543210', '+919876543210', 'manual')"""
+
+
+async def test_what_was_accepted_while_its_recipient_was_entered_is_not_claimed(
+    world: LedgerWorld, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url) as other:
+        other.execute(ENTER)
+        first, second = await world.queued(), await world.queued()
+        other.commit()
+    assert await world.try_claim(first.id) == []
+    assert await world.ledger.delivery.load([second.id]) == []
+    assert [await world.state(m) for m in (first, second)] == [State.QUEUED, State.SUPPRESSED]
+    assert await world.ledger.delivery.load([first.id]) == []
+    assert await world.state(first) is State.SUPPRESSED
+
+
+async def test_an_entry_waits_for_whoever_moves_its_message(world: LedgerWorld, postgres_url: str) -> None:
+    message = await world.queued()
+    claimed = await world.claim(message)
+    entered: list[Entered] = []
+    entry = Entry(
+        tenant="default", channel=message.channel, recipient=message.to, reason=SuppressionReason.MANUAL
+    )  # fmt: skip
+    with psycopg.connect(postgres_url) as owner:
+        owner.execute(LOCK, (message.id,))
+        async with trio.open_nursery() as nursery:
+
+            async def enter() -> None:
+                entered.append(await world.ledger.suppressions.enter(entry))
+
+            nursery.start_soon(enter)
+            await until_waiting_for_a_lock(postgres_url)
+            owner.execute("DELETE FROM claims WHERE message_id = %s", (claimed.message_id,))
+            owner.commit()
+    assert [e.moved for e in entered] == [1]
+    assert await world.state(message) is State.SUPPRESSED
+
+
+async def test_of_many_who_enter_the_same_one_is_the_first(world: LedgerWorld) -> None:
+    entered: list[Entered] = []
+    entry = Entry(tenant="default", channel=Channel.EMAIL, recipient="a@shop.in", reason=SuppressionReason.MANUAL)
+
+    async def enter() -> None:
+        entered.append(await world.ledger.suppressions.enter(entry))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(enter)
+    assert sorted(e.new for e in entered) == [False] * 5 + [True]
+    assert len({e.suppression.id for e in entered}) == 1
+
+
+async def test_in_a_crowd_no_claim_is_opened_after_an_entry(world: LedgerWorld, postgres_url: str) -> None:
+    """Messages come in, are claimed and come back, while one recipient after the other is entered."""
+    recipients = [f"+9198765432{n:02}" for n in range(10)]
+    made: dict[str, str] = {}
+    entered: set[str] = set()
+    late: list[str] = []
+
+    async def accept(n: int) -> None:
+        for to in random.Random(n).sample(recipients, len(recipients)):
+            message = world.message(to)
+            acceptance = Acceptance(messages=(message,), states=(State.QUEUED,))
+            if await world.ledger.intake.accept([acceptance], supervisor=ME) == [Accepted()]:
+                made[message.id] = to
+
+    async def deliver(n: int) -> None:
+        for _ in range(12):
+            forbidden = frozenset(entered)
+            won = await world.try_claim(*made, supervisor=f"sup_{n}")
+            late.extend(c.message_id for c in won if made[c.message_id] in forbidden)
+            for claimed in won:
+                await world.finish(claimed, UNKNOWN, AGAIN, supervisor=f"sup_{n}")
+
+    async def enter() -> None:
+        for to in recipients:
+            entry = Entry(tenant="default", channel=Channel.SMS, recipient=to, reason=SuppressionReason.MANUAL)
+            await world.ledger.suppressions.enter(entry)
+            entered.add(to)
+
+    async with trio.open_nursery() as nursery:
+        for n in range(3):
+            nursery.start_soon(accept, n)
+            nursery.start_soon(deliver, n)
+        nursery.start_soon(enter)
+    assert late == []
+    assert await world.ledger.delivery.load(list(made)) == []
+    assert ask(postgres_url, "SELECT DISTINCT state FROM messages") == [("suppressed",)]
+    census = await world.ledger.stats.census()
+    assert census.messages[Channel.SMS, State.SUPPRESSED] == len(made)
 
 
 async def test_in_a_crowd_nothing_is_done_twice_and_the_counters_stay_right(
