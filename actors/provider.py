@@ -107,7 +107,7 @@ class ProviderActor:
             batch=settings.batch,
             largest=self._largest,
             low_share=bulk_share,
-            unused=lambda part, recipients: self._accord.unused(part, recipients),
+            unused=lambda counted, recipients: self._accord.unused(counted, recipients),
         )
         self._questions = Questions()
         self._too_large: list[Held] = []
@@ -334,7 +334,7 @@ class ProviderActor:
             self._busy -= 1
             self._ordinary -= ordinary
             if call.begun_s is None:
-                self._accord.unused(call.slot.part, call.cost)
+                self._accord.unused(call.slot.counted, call.cost)
             else:
                 self._in_air -= len(call.held)
             if len(self._hand):
@@ -356,7 +356,7 @@ class ProviderActor:
             if slot is None:
                 raise RightLapsed(f"{self._name}: the send slot has passed")
             if call.begun_s is None:
-                self._accord.unused(call.slot.part, call.cost)
+                self._accord.unused(call.slot.counted, call.cost)
             call.slot = slot
         if call.begun_s is None:
             self._in_air += len(call.held)

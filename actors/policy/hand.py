@@ -27,14 +27,17 @@ RETRIES_AT_ONCE: Final = 20.0
 BEHIND_S: Final = 3600.0
 
 
+Counted = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One moment for one call, on the local boot clock: usable from `opens_s` to `closes_s`, once; never refunded.
-    `part` is where a quota counted it."""
+    `counted` is where a quota counted it: in which count, and which part of that."""
 
     opens_s: float
     closes_s: float
-    part: int = 0
+    counted: Counted = (0, 0)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,7 +81,7 @@ class _Grant:
 class Hand:
     """`batch` is the most messages in one call, `largest` the most recipients. A share of the calls, `low_share`,
     begins with what is least urgent, so that no load of others keeps it here until it lapses. `unused` is told what
-    of a slot is surely not used: its part, and recipients."""
+    of a slot is surely not used: where it was counted, and recipients."""
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Hand:
         batch: int,
         largest: float,
         low_share: float = 0.0,
-        unused: Callable[[int, int], None] | None = None,
+        unused: Callable[[Counted, int], None] | None = None,
     ) -> None:
         self._unused = unused or _nobody
         self._batch = batch
@@ -184,7 +187,7 @@ class Hand:
 
     def drop_slots(self) -> None:
         for grant in self._grants:
-            self._unused(grant.slot.part, grant.cost)
+            self._unused(grant.slot.counted, grant.cost)
         self._grants.clear()
 
     def slots(self, now_s: float) -> int:
@@ -213,7 +216,7 @@ class Hand:
                 return None
             if grant.cost >= cost:
                 del self._grants[i]
-                self._unused(grant.slot.part, grant.cost - cost)
+                self._unused(grant.slot.counted, grant.cost - cost)
                 return grant.slot
         return None
 
@@ -232,7 +235,7 @@ class Hand:
             picked = self._pick_lowest(now_s)
         elif self._batch == 1 and self._heap[0][3].cost <= self._grants[0].cost:
             held, grant = heappop(self._heap)[3], self._grants.popleft()
-            self._unused(grant.slot.part, grant.cost - held.cost)
+            self._unused(grant.slot.counted, grant.cost - held.cost)
             picked = [held], grant.slot
         return self._picked(picked or self._pick_fitting(now_s, urgent_only=urgent_only))
 
@@ -277,7 +280,7 @@ class Hand:
         taken = [self._heap[k][3] for k in chosen]
         gone = set(chosen)
         self._heap = [entry for k, entry in enumerate(self._heap) if k not in gone]
-        self._unused(grant.slot.part, grant.cost - sum(held.cost for held in taken))
+        self._unused(grant.slot.counted, grant.cost - sum(held.cost for held in taken))
         return taken, grant.slot
 
     def _best_grant(self, now_s: float, first: int) -> int | None:
@@ -328,8 +331,8 @@ class Hand:
         grants = self._grants
         while grants and grants[0].slot.closes_s < now_s:
             past = grants.popleft()
-            self._unused(past.slot.part, past.cost)
+            self._unused(past.slot.counted, past.cost)
 
 
-def _nobody(_part: int, _recipients: int) -> None:
+def _nobody(_counted: Counted, _recipients: int) -> None:
     """Without a quota nobody counts."""

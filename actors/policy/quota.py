@@ -42,9 +42,10 @@ def ordinary(quota: Quota) -> int:
 @dataclass(slots=True)
 class Ring:
     """`at` is the number of the newest part; the counts lie at their numbers modulo `KEPT`. Times never run
-    backwards here: a clock that was set back turns nothing."""
+    backwards here: a clock that was set back turns nothing. `made` is when it was seeded."""
 
     part_us: int
+    made: int = 0
     at: int = 0
     total: int = 0
     counts: list[int] = field(default_factory=lambda: [0] * KEPT)
@@ -68,9 +69,9 @@ class Ring:
         self.counts[self.at % KEPT] += recipients
         self.total += recipients
 
-    def give_back(self, part: int, recipients: int) -> None:
-        """What was counted in that part and never handed over."""
-        if part > self.at - KEPT:
+    def give_back(self, made: int, part: int, recipients: int) -> None:
+        """What the ring of that name counted in that part, and what was never handed over."""
+        if made == self.made and part > self.at - KEPT:
             self.counts[part % KEPT] -= recipients
             self.total -= recipients
 
@@ -93,7 +94,7 @@ def seeded(part: int, now_us: int, ages: Sequence[int]) -> Ring:
     >>> ring.total, ring.opens_us(5, 2)
     (5, 5099000)
     """
-    ring = Ring(part, at=now_us // part)
+    ring = Ring(part, now_us, at=now_us // part)
     for age, recipients in enumerate(ages[:KEPT]):
         ring.counts[(ring.at - age) % KEPT] = recipients
         ring.total += recipients

@@ -32,21 +32,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class QuotaAsk:
-    """Reserve within a quota: `allowed` may be used of it in its window. `unused`: what was counted earlier, by part,
-    and never handed over."""
+    """Reserve within a quota: `allowed` may be used of it in its window. `unused`: what the count `made` had counted
+    earlier, by part, and what was never handed over."""
 
     quota: Quota
     allowed: int
+    made: int = 0
     unused: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaWord:
     """What is used of a quota now, and the part in which this reservation was counted (slots x cost recipients, also
-    where the slots got lost on the way). `opens_in_s`: in how long one more such call will fit; 0.0 where the quota
-    held nothing back."""
+    where the slots got lost on the way). `made` names the count: one that was lost and made anew has another.
+    `opens_in_s`: in how long one more such call will fit; 0.0 where the quota held nothing back."""
 
     used: int
+    made: int
     part: int
     counted: int
     opens_in_s: float

@@ -156,7 +156,7 @@ def _us(length_s: float) -> int:
 
 
 def _unused(ask: QuotaAsk) -> str:
-    return " ".join(f"{part} {recipients}" for part, recipients in ask.unused.items())
+    return " ".join([str(ask.made), *(f"{part} {recipients}" for part, recipients in ask.unused.items())])
 
 
 def _quota(word: str, now_us: int, counted: int) -> QuotaWord | Lost | None:
@@ -164,8 +164,8 @@ def _quota(word: str, now_us: int, counted: int) -> QuotaWord | Lost | None:
         return None
     if word == LOST.value:
         return LOST
-    used, part, opens_us = map(int, word.split())
-    return QuotaWord(used, part, counted, max(0.0, (opens_us - now_us) / 1e6))
+    used, made, part, opens_us = map(int, word.split())
+    return QuotaWord(used, made, part, counted, max(0.0, (opens_us - now_us) / 1e6))
 
 
 def _parse(word: str, now_us: str, pause_ms: int) -> tuple[BreakerRecord | None, float]:

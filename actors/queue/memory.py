@@ -429,7 +429,7 @@ class MemoryCoordination:
             ring.take(counted := len(grant.slots_us) * int(cost))
             binds = room < want and len(grant.slots_us) == room
             opens_us = ring.opens_us(quota.allowed, int(cost)) if binds else now_us
-            word = QuotaWord(ring.total, ring.at, counted, max(0.0, (opens_us - now_us) / 1e6))
+            word = QuotaWord(ring.total, ring.made, ring.at, counted, max(0.0, (opens_us - now_us) / 1e6))
         server.replied()
         slots = self._slots.answer(ask, server.run_id, grant.slots_us, asked_s=now_s, now_us=now_us, answered_s=now_s)
         return Reservation(
@@ -453,7 +453,7 @@ class MemoryCoordination:
             return None, 0
         ring.turn(self._server.now_us())
         for part, recipients in ask.unused.items():
-            ring.give_back(part, recipients)
+            ring.give_back(ask.made, part, recipients)
         return ring, ring.room(ask.allowed, cost)
 
     def _ring_key(self, provider: str, quota: Quota) -> str:

@@ -34,7 +34,7 @@ from heliograph.actors.model.provider import BreakerState, Controls, ProviderRep
 from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, window
 from heliograph.actors.policy.breaker import Admission, Breaker, Evidence, Verdict, weigh
 from heliograph.actors.policy.bucket import HORIZON_S, shape
-from heliograph.actors.policy.hand import Hand, Held
+from heliograph.actors.policy.hand import Counted, Hand, Held
 from heliograph.actors.policy.pace import Pace, demands, slots_to_ask, slowed
 from heliograph.actors.policy.permits import Permit, Permits
 from heliograph.actors.policy.questions import Questions
@@ -190,11 +190,11 @@ class Accord:
 
     # ----------------------------------------------------------------------------------------------- facts
 
-    def unused(self, part: int, recipients: int) -> None:
-        """Of a slot that was counted in this part of the quota's window so much is surely not handed over."""
+    def unused(self, counted: Counted, recipients: int) -> None:
+        """Of a slot that the quota counted there so much is surely not handed over."""
         if self._budget is None or recipients <= 0:
             return
-        self._budget.unused(part, recipients)
+        self._budget.unused(counted, recipients)
         now_s = self._clock.boot_s()
         if self.crowded(now_s) and self._none_left_until_s <= now_s:
             self._reopen(now_s)
@@ -328,8 +328,8 @@ class Accord:
         self._redis_is_back()
         self._learn(got.record, now_s)
         if self._budget is not None and got.quota is not None:
-            part = 0 if isinstance(got.quota, Lost) else got.quota.part
-            slots = tuple(replace(slot, part=part) for slot in got.slots)
+            counted = (0, 0) if isinstance(got.quota, Lost) else (got.quota.made, got.quota.part)
+            slots = tuple(replace(slot, counted=counted) for slot in got.slots)
             if self._mind_quota(self._budget, got.quota, urgent=urgent > 0, slots=len(slots), cost=cost):
                 return inf
             got = replace(got, slots=slots)
@@ -337,7 +337,7 @@ class Accord:
             self._wait_for_rate(now_s + got.paused_for_s, now_s)
         if not self.admission(now_s).calls:
             for slot in got.slots:
-                self.unused(slot.part, cost)
+                self.unused(slot.counted, cost)
             return inf
         if got.slots:
             self._hand.grant(got.slots, cost)

@@ -10,6 +10,7 @@ from collections import Counter
 from math import inf
 
 from heliograph.actors.model.provider import Quota
+from heliograph.actors.policy.hand import Counted
 from heliograph.actors.policy.quota import ordinary
 from heliograph.actors.ports.coordination import LOST, Lost, QuotaAsk, QuotaWord
 
@@ -17,7 +18,7 @@ from heliograph.actors.ports.coordination import LOST, Lost, QuotaAsk, QuotaWord
 class Budget:
     """`remaining` is what the quota allows urgent messages, as it was last told; None before."""
 
-    __slots__ = ("_ordinary", "_unused", "closed_until_s", "lost", "quota", "remaining", "reserved_until_s")
+    __slots__ = ("_made", "_ordinary", "_unused", "closed_until_s", "lost", "quota", "remaining", "reserved_until_s")
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
@@ -26,16 +27,18 @@ class Budget:
         self.closed_until_s = -inf
         self.reserved_until_s = -inf
         self._ordinary = ordinary(quota)
+        self._made = 0
         self._unused: Counter[int] = Counter()
 
-    def unused(self, part: int, recipients: int) -> None:
-        """Counted there, and surely not handed over."""
-        if recipients > 0:
+    def unused(self, counted: Counted, recipients: int) -> None:
+        """Counted there, and surely not handed over. What a count that was lost knew, the new one never did."""
+        made, part = counted
+        if recipients > 0 and made == self._made:
             self._unused[part] += recipients
 
     def ask(self, *, urgent: bool) -> QuotaAsk:
         unused, self._unused = dict(self._unused), Counter()
-        return QuotaAsk(self.quota, self.quota.limit if urgent else self._ordinary, unused)
+        return QuotaAsk(self.quota, self.quota.limit if urgent else self._ordinary, self._made, unused)
 
     def hear(self, word: QuotaWord | Lost, *, urgent: bool, slots: int, cost: int, now_s: float) -> bool:
         """The answer to a reservation that brought so many slots; True where it shut something: everything, or all
@@ -43,7 +46,10 @@ class Budget:
         if isinstance(word, Lost):
             self.lost = True
             return False
-        self.unused(word.part, word.counted - slots * cost)
+        if word.made != self._made:
+            self._made = word.made
+            self._unused.clear()
+        self.unused((word.made, word.part), word.counted - slots * cost)
         self.know(word.used)
         if word.opens_in_s <= 0 or slots:
             return False

@@ -142,9 +142,13 @@ class QuotaSuite:
         told = await within(coordination, want=10)
         assert isinstance(told.quota, QuotaWord)
         assert told.quota.counted == 10
-        again = await within(coordination, want=10, unused={told.quota.part: 3, told.quota.part - KEPT: 5})
+        again = await within(
+            coordination, want=10, made=told.quota.made, unused={told.quota.part: 3, told.quota.part - KEPT: 5}
+        )
         assert (len(again.slots), used(again)) == (3, 10)
-        assert await coordination.used("p", QuotaAsk(QUOTA, 0, {told.quota.part: 4})) == 6
+        assert await coordination.used("p", QuotaAsk(QUOTA, 0, told.quota.made, {told.quota.part: 4})) == 6
+        stale = QuotaAsk(QUOTA, 0, told.quota.made - 1, {told.quota.part: 4})
+        assert await coordination.used("p", stale) == 6, "counted by a count that was lost"
 
     async def test_a_paused_provider_uses_nothing_up(self, world: CoordinationWorld):
         (coordination,) = await counted(world, "a")
@@ -168,9 +172,11 @@ class QuotaSuite:
 
         async def work(coordination: Coordination) -> None:
             unused: dict[int, int] = {}
+            made = 0
             while True:
-                told = await within(coordination, quota, want=7, unused=unused)
+                told = await within(coordination, quota, want=7, made=made, unused=unused)
                 assert isinstance(told.quota, QuotaWord)
+                made = told.quota.made
                 unused = {}
                 for number, slot in enumerate(told.slots):
                     if number % 3 == 2:

@@ -82,23 +82,25 @@ def test_the_scripts_and_the_policy_turn_a_ring_alike(redis_url: str, seed: int)
         before_us, _, after_us = _now_us(client), seed_ring(keys, [length, " ".join(map(str, ages))]), _now_us(client)
         part = int(client.hget(keys[4], "at"))
         assert before_us // length <= part <= after_us // length
-        ring = seeded(length, part * length, ages)
+        made = int(client.hget(keys[4], "made"))
+        ring = seeded(length, made, ages)
         assert ring.total == sum(ages[:KEPT]) == int(client.hget(keys[4], "total"))
         held = bound = 0
         for _ in range(400):
             cost, allowed = draw.randrange(1, 5), draw.randrange(1, 200)
             given = {ring.at - draw.randrange(150): 1} if draw.random() < 0.2 else {}
             given = {p: n for p, n in given.items() if p <= ring.at - KEPT or ring.counts[p % KEPT] >= n}
-            unused = " ".join(f"{p} {n}" for p, n in given.items())
+            stale = draw.random() < 0.2
+            unused = " ".join([str(made - stale), *(f"{p} {n}" for p, n in given.items())])
             _, now_us, _, _, slots, word = reserve_slots(keys, [*plenty, cost, 0, 0, length, allowed, unused])
             ring.turn(int(now_us))
             for p, n in given.items():
-                ring.give_back(p, n)
+                ring.give_back(made - stale, p, n)
             room = ring.room(allowed, cost)
             ring.take(len(slots.split()) * cost)
             assert len(slots.split()) == min(20, room)
-            used, at, opens_us = map(int, word.split())
-            assert (used, at) == (ring.total, ring.at)
+            used, told, at, opens_us = map(int, word.split())
+            assert (used, told, at) == (ring.total, made, ring.at)
             assert opens_us == (ring.opens_us(allowed, cost) if room < 20 else 0)
             held, bound = held + len(slots.split()), bound + (room < 20)
             if draw.random() < 0.1:

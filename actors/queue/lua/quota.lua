@@ -1,15 +1,16 @@
--- A quota's ring, as policy/quota.py has it: a hash of `at`, `total` and the counts by their part's number modulo KEPT.
+-- A quota's ring, as policy/quota.py has it: a hash of `at`, `total`, the counts by their part's number modulo KEPT, and
+-- `made`, when it was seeded, by which a ring is told from one that was lost.
 local PARTS = 100
 local KEPT = PARTS + 1
 
 local function count(key, part) return tonumber(redis.call('HGET', key, at(part % KEPT)) or 0) end
 
--- Turns it to now -> the newest part and the total; nil where there is no ring.          O(parts that were left)
+-- Turns it to now -> the newest part, the total and `made`; nil where there is no ring.    O(parts that were left)
 local function turned(key, length)
-  local found = redis.call('HMGET', key, 'at', 'total')
+  local found = redis.call('HMGET', key, 'at', 'total', 'made')
   if not found[1] then return nil end
   local newest, total, number = tonumber(found[1]), tonumber(found[2]), math.floor(now / length)
-  if number <= newest then return newest, total end
+  if number <= newest then return newest, total, found[3] end
   if number - newest >= KEPT then
     redis.call('DEL', key)
     total = 0
@@ -19,13 +20,16 @@ local function turned(key, length)
       redis.call('HDEL', key, at(part % KEPT))
     end
   end
-  redis.call('HSET', key, 'at', at(number), 'total', at(total))
+  redis.call('HSET', key, 'at', at(number), 'total', at(total), 'made', found[3])
   redis.call('PEXPIRE', key, at(length * (KEPT + 1) / 1000 + 3600000))
-  return number, total
+  return number, total, found[3]
 end
 
--- Takes out what was counted and not handed over: 'part recipients part recipients ...' -> the total.
-local function given_back(key, newest, total, unused)
+-- Takes out what was counted and not handed over: 'made part recipients part recipients ...' -> the total. What another
+-- ring had counted is none of this one's.
+local function given_back(key, newest, total, made, unused)
+  if string.match(unused, '^%d+') ~= made then return total end
+  unused = string.gsub(unused, '^%d+', '')
   for number, recipients in string.gmatch(unused, '(%d+) (%d+)') do
     if tonumber(number) > newest - KEPT then
       redis.call('HINCRBY', key, at(tonumber(number) % KEPT), '-' .. recipients)

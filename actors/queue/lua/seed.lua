@@ -8,6 +8,6 @@ for recipients in string.gmatch(ARGV[2], '%d+') do
   if recipients ~= '0' then redis.call('HSET', KEYS[5], at((newest - age) % KEPT), recipients) end
   total, age = total + tonumber(recipients), age + 1
 end
-redis.call('HSET', KEYS[5], 'at', at(newest), 'total', at(total))
+redis.call('HSET', KEYS[5], 'at', at(newest), 'total', at(total), 'made', at(now))
 redis.call('PEXPIRE', KEYS[5], at(length * (KEPT + 1) / 1000 + 3600000))
 return redis.status_reply('OK')

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.message import Priority
-from heliograph.actors.policy.hand import RANK, Hand, Held, Slot
+from heliograph.actors.policy.hand import RANK, Counted, Hand, Held, Slot
 from tests.support.builders import NOW, a_message
 from tests.support.provider_world import tracked
 
@@ -106,14 +106,14 @@ def test_what_no_slot_will_carry_can_be_taken_out_but_for_urgent_ones() -> None:
 
 
 def test_it_is_told_what_of_a_slot_nobody_uses() -> None:
-    told: list[tuple[int, int]] = []
-    hand = Hand(batch=1, largest=20, unused=lambda part, recipients: told.append((part, recipients)))
+    told: list[tuple[Counted, int]] = []
+    hand = Hand(batch=1, largest=20, unused=lambda counted, recipients: told.append((counted, recipients)))
     hand.add(held(cost=2))
-    hand.grant([Slot(0.0, 0.1, part=7), Slot(0.0, 0.2, part=8), Slot(0.3, 0.4, part=9)], 5)
+    hand.grant([Slot(0.0, 0.1, counted=(1, 7)), Slot(0.0, 0.2, counted=(1, 8)), Slot(0.3, 0.4, counted=(1, 9))], 5)
     assert hand.pick(0.05, urgent_only=False) is not None
     assert hand.slots(0.25) == 1
     hand.drop_slots()
-    assert told == [(7, 3), (8, 5), (9, 5)]
+    assert told == [((1, 7), 3), ((1, 8), 5), ((1, 9), 5)]
 
 
 def test_a_share_of_the_calls_begins_with_what_is_least_urgent() -> None:

@@ -48,13 +48,22 @@ def test_what_a_former_part_counted_is_not_given_back_to_it_once_it_is_gone() ->
     ring.turn(5_000_000)
     ring.take(3)
     ring.turn(5_000_000 + KEPT * 1000)
-    ring.give_back(5000, 3)
+    ring.give_back(0, 5000, 3)
     assert ring.total == 0
 
 
 def test_the_last_of_a_quota_is_for_urgent_messages() -> None:
     assert ordinary(Quota(100, 60.0)) == 95
     assert ordinary(Quota(1, 60.0)) == 1
+
+
+def test_what_a_lost_ring_had_counted_is_not_given_back_to_the_one_that_follows() -> None:
+    lost = seeded(1000, 5_000_000, [3])
+    ring = seeded(1000, 5_000_500, [3])
+    ring.give_back(lost.made, lost.at, 3)
+    assert ring.total == 3
+    ring.give_back(ring.made, ring.at, 1)
+    assert ring.total == 2
 
 
 STEPS = st.lists(
@@ -79,7 +88,7 @@ def test_no_window_ever_holds_more_than_the_limit(limit: int, steps: list[tuple[
         taken = min(want, ring.room(limit, cost))
         ring.take(taken * cost)
         if unused:
-            ring.give_back(ring.at, taken * cost)
+            ring.give_back(ring.made, ring.at, taken * cost)
         else:
             calls += [(now_us + late_us, cost)] * taken
     for first_us, _ in calls:
