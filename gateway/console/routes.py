@@ -22,7 +22,7 @@ from heliograph.gateway.api.reading import refused
 from heliograph.gateway.api.routing import Shared
 from heliograph.gateway.api.schemas import MOST_IDS
 from heliograph.gateway.api.stats import EVERY_S, STREAM_HEADERS
-from heliograph.gateway.console import dead_letters, messages, operations, overview, providers
+from heliograph.gateway.console import dead_letters, messages, operations, overview, providers, suppressions
 from heliograph.gateway.console.filters import first_of_each
 from heliograph.gateway.console.passes import SESSION_LIFE
 from heliograph.gateway.console.rendering import Renderer, static_files
@@ -32,13 +32,16 @@ from heliograph.gateway.limits import MOST_STREAMS, BoundedBody
 from heliograph.gateway.problems import MEANINGS, Code, Fault, Refusal, Refused, refusal_of, unavailable
 from heliograph.gateway.services import Services
 
-VIEWS: Final = (*overview.VIEWS, *dead_letters.VIEWS, *messages.VIEWS, *operations.VIEWS, *providers.VIEWS)
+VIEWS: Final = (
+    *overview.VIEWS, *dead_letters.VIEWS, *messages.VIEWS, *suppressions.VIEWS, *operations.VIEWS, *providers.VIEWS,
+)  # fmt: skip
 HOME: Final = "/console"
 LOGIN: Final = f"{HOME}/login"
 MENU: Final = (
     ("Overview", HOME, ()),
     ("Dead letters", dead_letters.HERE, dead_letters.READ),
     ("Messages", messages.HERE, (ScopeName.MESSAGES_READ,)),
+    ("Suppressions", suppressions.HERE, suppressions.READ),
     ("Operations", operations.HERE, operations.READ),
     ("Providers", providers.HERE, (ScopeName.PROVIDERS_READ,)),
 )

@@ -11,8 +11,9 @@ import trio
 
 from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
+from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.actors.policy.availability import SOON_S
-from heliograph.actors.ports.ledger import Loaded
+from heliograph.actors.ports.ledger import Entry, Loaded
 from tests.support.dispatch_world import LONGEST_CALL_S, DispatchWorld, provider
 from tests.support.stage import Stage
 
@@ -47,6 +48,22 @@ async def test_a_message_is_claimed_and_handed_over_with_the_right_to_one_call(
 
 async def _claims(stage: Stage) -> Sequence[Any]:
     return list(stage.ledger.delivery.store.claims.values())  # type: ignore[attr-defined]
+
+
+async def test_nobody_is_asked_for_a_suppressed_recipient(stage: Stage, autojump_clock: object) -> None:
+    world = DispatchWorld(stage, provider("x"))
+    [hint] = await stage.accept()
+    message = (await stage.ledger.messages.get(hint.message_id, tenant=None)).message
+    entry = Entry(
+        tenant=message.tenant, channel=message.channel, recipient=message.to, reason=SuppressionReason.MANUAL
+    )  # fmt: skip
+    assert (await stage.ledger.suppressions.enter(entry)).moved == 1
+    await world.start()
+    await world.push([hint])
+    await trio.sleep(2)
+    assert world.handed("x") == []
+    assert await stage.state(hint) is State.SUPPRESSED
+    assert (world.lane(), world.in_hand(), world.delayed()) == ([], set(), {})
 
 
 async def test_it_takes_no_more_than_there_is_room_for(stage: Stage, autojump_clock: object) -> None:

@@ -27,6 +27,7 @@ from tests.gateway.test_dead_letters import failed
 from tests.support.gateway_world import Gateway, World, a_gateway
 
 LETTERS: Final = "/console/dead-letters"
+SUPPRESSIONS: Final = "/console/suppressions"
 HOSTILE: Final = '<script>alert("x")</script>'
 
 
@@ -245,15 +246,21 @@ async def test_logging_out_forgets_the_cookie() -> None:
         {"Sec_Fetch_Site": "", "Origin": "null"},
     ],
 )
-@pytest.mark.parametrize("path", ["/console/login", f"{LETTERS}/operate", "/console/providers/text/pause"])
+@pytest.mark.parametrize(
+    "path", ["/console/login", f"{LETTERS}/operate", "/console/providers/text/pause", "/console/suppressions"]
+)
 async def test_a_form_from_another_site_is_refused_and_does_nothing(path: str, headers: dict[str, str]) -> None:
     async with a_browser() as browser:
         message = await failed(browser.gateway)
-        fields = {"key": browser.gateway.secret, "kind": "discard", "id": message, "duration": "1h"}
+        fields = {
+            "key": browser.gateway.secret, "kind": "discard", "id": message, "duration": "1h", "channel": "email",
+            "to": "x@shop.in",
+        }  # fmt: skip
         shown = await browser.send(path, fields, **headers)
         assert (shown.status, shown.cookie) == (403, "")
         assert await browser.gateway.world.ledger.operations.list(tenant=None, before=None, limit=9) == []
         assert await browser.gateway.world.ledger.cluster.controls() == []
+        assert (await browser.gateway.get("/v1/suppressions")).json["data"] == []
 
 
 async def test_the_origin_decides_where_a_browser_does_not_say_which_site() -> None:
@@ -265,7 +272,9 @@ async def test_the_origin_decides_where_a_browser_does_not_say_which_site() -> N
         assert shown.status == 303
 
 
-@pytest.mark.parametrize("path", ["/console/login", "/console", "/console/nowhere", f"{LETTERS}/list"])
+@pytest.mark.parametrize(
+    "path", ["/console/login", "/console", "/console/nowhere", f"{LETTERS}/list", "/console/suppressions"]
+)
 async def test_every_page_loads_from_us_alone_and_is_framed_by_nobody(path: str) -> None:
     async with a_browser() as browser:
         shown = await browser.open(path)
@@ -299,11 +308,13 @@ async def test_hostile_text_is_text_on_every_page() -> None:
             await gateway.post("/v1/dead-letters/redrive", {"ids": [message, HOSTILE], "reason": HOSTILE})
         ).json["id"]
         await gateway.post("/v1/providers/text/pause", {"duration": "1h", "reason": HOSTILE})
+        await gateway.post("/v1/suppressions", {"channel": "email", "to": "x@shop.in", "detail": HOSTILE})
         hostile = urlencode({"text": HOSTILE})
         for path in (
             "/console", LETTERS, f"{LETTERS}/list", f"{LETTERS}?{hostile}", f"{LETTERS}/list?{hostile}",
             f"/console/messages/{message}", "/console/messages", f"/console/messages?{urlencode({'tag': HOSTILE})}",
-            "/console/operations", f"/console/operations/{operation}", "/console/providers",
+            "/console/operations", f"/console/operations/{operation}", "/console/providers", "/console/suppressions",
+            f"/console/suppressions?{urlencode({'to': HOSTILE})}",
         ):  # fmt: skip
             shown = await browser.open(path)
             assert shown.status == 200, path
@@ -534,6 +545,57 @@ async def test_a_waiting_message_is_cancelled() -> None:
         assert "Cancel the message" not in (await browser.open(f"/console/messages/{message}")).words
 
 
+async def test_a_recipient_is_suppressed_found_and_written_to_again() -> None:
+    async with a_browser() as browser:
+        assert "Everybody may be written to" in (await browser.open(SUPPRESSIONS)).words
+        fields = {"channel": "email", "to": " asha@shop.in", "reason": "unsubscribe", "detail": "by phone"}
+        added = await browser.send(SUPPRESSIONS, fields)
+        assert (added.status, added.headers["Location"]) == (303, f"{SUPPRESSIONS}?to=asha%40shop.in")
+        found = await browser.open(added.headers["Location"])
+        assert "a•••@shop.in email unsubscribe by phone" in found.words
+        assert 'value="asha@shop.in"' in found.text
+        for query, matches in (("to=ASHA@shop.in", True), ("channel=sms", False), ("reason=unsubscribe", True)):
+            assert ("by phone" in (await browser.open(f"{SUPPRESSIONS}?{query}")).words) is matches
+        [entry] = (await browser.gateway.get("/v1/suppressions")).json["data"]
+        removed = await browser.send(f"{SUPPRESSIONS}/{entry['id']}/remove")
+        assert (removed.status, removed.headers["Location"]) == (303, SUPPRESSIONS)
+        assert (await browser.gateway.get("/v1/suppressions")).json["data"] == []
+        assert (await browser.send(f"{SUPPRESSIONS}/{entry['id']}/remove")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"channel": "email", "to": "asha"}, "#/to"),
+        ({"channel": "sms", "to": "asha@shop.in"}, "#/to"),
+        ({"channel": "email", "to": ""}, "#/to"),
+        ({"channel": "email", "to": "asha@shop.in", "reason": "whim"}, "#/reason"),
+    ],
+)
+async def test_a_recipient_that_cannot_be_is_not_suppressed(fields: dict[str, str], says: str) -> None:
+    async with a_browser() as browser:
+        shown = await browser.send(SUPPRESSIONS, fields)
+        assert shown.status == 422
+        assert says in shown.words
+
+
+async def test_suppressions_come_in_pages_and_a_reader_finds_no_button() -> None:
+    async with a_browser(ScopeName.MESSAGES_READ) as browser:
+        for n in range(51):
+            answer = await browser.gateway.post("/v1/suppressions", {"channel": "email", "to": f"user{n}@shop.in"})
+            assert answer.status == 201
+            browser.gateway.world.clock.move(0.001)
+        first = await browser.open(f"{SUPPRESSIONS}?channel=email")
+        assert first.text.count("u•••@shop.in") == 50
+        assert "Remove" not in first.words
+        assert "Add a recipient" not in first.words
+        [older] = re.findall(r'href="(\?[^"]*cursor=[^"]*)" rel="next"', first.text)
+        rest = await browser.open(SUPPRESSIONS + unescape(older))
+        assert rest.text.count("u•••@shop.in") == 1
+        assert 'rel="next"' not in rest.text
+        assert (await browser.send(SUPPRESSIONS, {"channel": "email", "to": "x@shop.in"})).status == 403
+
+
 # ------------------------------------------------------------------------------------- scopes and tenants
 
 
@@ -555,7 +617,7 @@ async def test_a_key_that_may_only_read_finds_no_button_and_is_refused() -> None
     ("scope", "open_to"),
     [
         (ScopeName.DEAD_LETTERS_READ, {LETTERS, "/console/operations"}),
-        (ScopeName.MESSAGES_READ, {"/console/messages"}),
+        (ScopeName.MESSAGES_READ, {"/console/messages", "/console/suppressions"}),
         (ScopeName.PROVIDERS_READ, {"/console/providers"}),
         (ScopeName.MESSAGES_WRITE, set()),
     ],
@@ -564,7 +626,9 @@ async def test_each_page_is_for_who_has_its_scope_and_the_menu_names_no_other(
     scope: ScopeName, open_to: set[str]
 ) -> None:
     async with a_browser(scope) as browser:
-        pages = {LETTERS, "/console/operations", "/console/messages", "/console/providers"}
+        pages = {
+            LETTERS, "/console/operations", "/console/messages", "/console/suppressions", "/console/providers",
+        }  # fmt: skip
         assert {page for page in pages if (await browser.open(page)).status == 200} == open_to
         home = await browser.open("/console")
         assert home.status == 200

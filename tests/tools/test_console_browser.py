@@ -56,6 +56,10 @@ class Console:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
+    def suppress(self, to: str) -> None:
+        answer = self._http.post("/v1/suppressions", json={"channel": "email", "to": to})
+        assert answer.status_code in (200, 201), answer.text
+
     def refused(self, tag: str, count: int) -> list[str]:
         """So many dead letters with this tag."""
         ids = [self.post("rejected@shop.in", tag) for _ in range(count)]
@@ -162,6 +166,7 @@ def test_without_scripts_one_logs_in_selects_and_redrives(console: Console, watc
 @pytest.mark.parametrize("options", LOOKS.values(), ids=LOOKS.keys())
 def test_axe_finds_nothing_serious_on_any_page(console: Console, watched: Watched) -> None:
     [message] = console.refused("axe", 1) if not console.open_letters("axe") else [_id_of(console, "axe")]
+    console.suppress("asha@shop.in")
     page = watched.page
     found = {}
 
@@ -170,7 +175,15 @@ def test_axe_finds_nothing_serious_on_any_page(console: Console, watched: Watche
         serious = [v for v in violations if v["impact"] in ("serious", "critical")]
         found[name] = [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in serious]
 
-    for path in ("", "/dead-letters", "/dead-letters/list?tag=axe", f"/messages/{message}", "/messages", "/providers"):
+    for path in (
+        "",
+        "/dead-letters",
+        "/dead-letters/list?tag=axe",
+        f"/messages/{message}",
+        "/messages",
+        "/providers",
+        "/suppressions",
+    ):
         page.goto(console.url(path))
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
         look(path)
@@ -190,11 +203,29 @@ def test_axe_finds_nothing_serious_on_any_page(console: Console, watched: Watche
     look("login")
     wait_until(lambda: console.open_letters("axe") == 1, "it failed again")
     assert {name: faults for name, faults in found.items() if faults} == {}
-    assert len(found) == 11
+    assert len(found) == 12
 
 
 def _id_of(console: Console, tag: str) -> str:
     return str(console.get("/v1/dead-letters", tag=tag)["data"][0]["id"])
+
+
+def test_a_recipient_is_suppressed_and_released_by_keyboard_alone(console: Console, watched: Watched) -> None:
+    page = watched.page
+    page.goto(console.url("/suppressions?to=keyboard@shop.in"))
+    summary = page.locator("summary", has_text="Add a recipient")
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")  # the channel: email
+    page.keyboard.press("Tab")
+    page.keyboard.type("keyboard@shop.in")
+    page.keyboard.press("Enter")
+    remove = page.get_by_role("button", name="Write to k•••@shop.in again")
+    expect(remove).to_be_visible()
+    remove.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(console.url("/suppressions"))
+    assert console.get("/v1/suppressions", to="keyboard@shop.in")["data"] == []
 
 
 def test_numbers_change_by_themselves_and_can_be_stopped(console: Console, watched: Watched) -> None:
