@@ -42,8 +42,9 @@ from heliograph.gateway.api.reading import body_of, query_of
 from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shared, dumps
 from heliograph.gateway.api.schemas import Query
 from heliograph.gateway.auth import require
+from heliograph.gateway.connections import Gate
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
-from heliograph.gateway.listening import FinishingConnection, NoWebsocket, bind, serve_on
+from heliograph.gateway.listening import FinishingConnection, bind, room_for, serve_on
 from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 
@@ -89,7 +90,6 @@ def make_app(services: Services) -> QuartTrio:
 class _App(QuartTrio):
     request_class = BoundedRequest
     asgi_http_class = FinishingConnection
-    asgi_websocket_class = NoWebsocket
 
     def log_exception(self, *known: Any) -> None:
         """What fails after an answer was made, last among the arguments. A traceback would show what was asked."""
@@ -213,10 +213,6 @@ class _Front:
         g.began = time.perf_counter()
         if request.endpoint not in self._names:
             _body().allow(OTHER_BYTES)
-        if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
-            # Whoever stands in front of us may believe the other one (RFC 9112, 6.1).
-            refusal = Refusal(Code.MALFORMED_REQUEST, "Transfer-Encoding and Content-Length exclude each other")
-            return self._problem(refusal)
         return None
 
     async def finish(self, response: Response) -> Response:
@@ -308,6 +304,7 @@ async def serve_gateway(
     await serve_on(
         bind(settings.host, settings.port, "gateway.bind"),
         app,
+        Gate(room_for(settings.connections), settings.connections_per_address),
         shutdown_trigger=shutdown_trigger,
         ready=ready,
         grace_s=services.config.delivery.drain_grace_s,

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
 import trio
-from hypercorn.config import Config, Sockets
+from hypercorn.config import Config
 from hypercorn.logging import Logger
-from hypercorn.trio import serve
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, ResponseSummary, WWWScope
-from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    ResponseSummary,
+    WWWScope,
+)
+from hypercorn.utils import wrap_app
+from quart_trio.asgi import TrioASGIHTTPConnection
 
 from heliograph.actors.model.errors import ConfigurationError
+from heliograph.gateway.connections import UNREAD_S, Connection, Gate, counted_as, turn_away
 
 BACKLOG: Final = 1024
-KEEP_ALIVE_S: Final = 30.0
-MOST_HEAD_BYTES: Final = 32 * 1024
-UNREAD_S: Final = 30.0
+LAST_WORDS_S: Final = 0.5
+OTHER_FILES: Final = 256
+"""Open files that a process needs besides its clients' connections: stores, providers, logs."""
 
 log = structlog.get_logger()
 
@@ -56,26 +68,112 @@ def _why(error: OSError, where: str, key: str) -> str:
 async def serve_on(
     listener: socket.socket,
     app: Any,
+    gate: Gate,
     *,
     shutdown_trigger: Callable[[], Awaitable[None]],
     ready: Callable[[str, int], None],
     grace_s: float,
 ) -> None:
-    """Serve an ASGI application until `shutdown_trigger` returns; what is under way then has `grace_s` to end."""
-    config = _Bound(listener)
-    config.backlog = BACKLOG
-    config.graceful_timeout = grace_s
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.keep_alive_max_requests = 1_000_000_000
-    config.h11_max_incomplete_size = MOST_HEAD_BYTES
-    config.include_server_header = False
-    # read_timeout stays unset: it would end streams, whose clients have nothing to say. Heads are timed by
-    # keep_alive_timeout, bodies by limits.py.
+    """Serve an ASGI application until `shutdown_trigger` returns; what is under way then has `grace_s` to end, and is
+    cut off after it."""
+    config = _settings()
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    lifespan = Lifespan(wrapped, config, {})
     try:
-        ready(*listener.getsockname()[:2])
-        await serve(app, config, shutdown_trigger=shutdown_trigger)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            ready(*listener.getsockname()[:2])
+            await _serve(listener, _Clients(wrapped, config, gate), shutdown_trigger, grace_s)
+            await lifespan.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
     finally:
         listener.close()
+
+
+def _settings() -> Config:
+    config = Config()
+    config.logger_class = _Log
+    config.keep_alive_max_requests = 1_000_000_000
+    config.include_server_header = False
+    return config
+
+
+async def _serve(
+    listener: socket.socket, clients: _Clients, shutdown_trigger: Callable[[], Awaitable[None]], grace_s: float
+) -> None:
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(partial(trio.serve_listeners, clients.serve, listeners, handler_nursery=connections))
+            await shutdown_trigger()
+            accepting.cancel_scope.cancel()
+        listener.close()
+        await clients.no_more()
+        # Those that are through have left the nursery, and with the last of them this is over.
+        connections.start_soon(clients.cut_after, grace_s, connections.cancel_scope)
+
+
+class _Clients:
+    """All connections of one listener."""
+
+    def __init__(self, app: AppWrapper, config: Config, gate: Gate) -> None:
+        self._app = app
+        self._config = config
+        self._gate = gate
+        self._context = WorkerContext(None)
+        self._connections: set[Connection] = set()
+        self._none = trio.Event()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        try:
+            address = counted_as(stream.socket.getpeername()[0])
+        except OSError:  # it is gone already
+            return
+        if not self._gate.enter(address):
+            await turn_away(stream)
+            return
+        connection = Connection(self._app, self._config, self._context, stream)
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._gate.leave(address)
+            self._connections.discard(connection)
+            if not self._connections:
+                self._none.set()
+
+    async def no_more(self) -> None:
+        await self._context.terminated.set()
+        for connection in self._connections:
+            connection.no_more()
+
+    async def cut_after(self, grace_s: float, all_of_them: trio.CancelScope) -> None:
+        if self._connections:
+            self._none = trio.Event()
+            with trio.move_on_after(grace_s):
+                await self._none.wait()
+        all_of_them.cancel()
+        if self._connections:  # what is being sent is sent, if anybody reads it
+            with trio.move_on_after(LAST_WORDS_S, shield=True):
+                await self._none.wait()
+            for connection in self._connections:
+                connection.cut()
+
+
+def room_for(connections: int) -> int:
+    """Raise the limit of open files, so that clients cannot take those which the stores need. Answers how many
+    connections there is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    room = max(1, min(connections, wanted - OTHER_FILES))
+    if room < connections:
+        log.warning("http.few_files", connections=room, wanted=connections, limit=hard, mend="raise LimitNOFILE")
+    return room
 
 
 class FinishingConnection(TrioASGIHTTPConnection):
@@ -93,24 +191,6 @@ class FinishingConnection(TrioASGIHTTPConnection):
                 await send(event)
 
         await super().__call__(receive, finish)
-
-
-class NoWebsocket(TrioASGIWebsocketConnection):
-    """There are none here: refused before a handshake."""
-
-    async def __call__(self, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await send({"type": "websocket.close", "code": 1000, "reason": None})
-
-
-class _Bound(Config):
-    """hypercorn's settings around a socket that is bound already."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.logger_class = _Log
-        self._listener = listener
-
-    def create_sockets(self) -> Sockets:
-        return Sockets([], [self._listener], [])
 
 
 class _Log(Logger):

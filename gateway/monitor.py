@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from heliograph.actors.model.settings import MonitorSettings
 from heliograph.gateway.api import public
 from heliograph.gateway.api.routing import Reply, dumps
+from heliograph.gateway.connections import Gate
 from heliograph.gateway.listening import bind, serve_on
 from heliograph.gateway.problems import Code, Refusal, new_request_id
 from heliograph.gateway.services import Check
@@ -21,6 +22,7 @@ from heliograph.gateway.services import Check
 log = structlog.get_logger()
 REFRESH_S: Final = 2.0
 GRACE_S: Final = 2.0
+MOST_CONNECTIONS: Final = 100
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -90,7 +92,8 @@ async def serve_monitor(
         bound(host, port)
 
     listener = bind(settings.host, settings.port, "monitor.bind")
-    await serve_on(listener, monitor, shutdown_trigger=shutdown_trigger, ready=ready, grace_s=GRACE_S)
+    gate = Gate(MOST_CONNECTIONS, MOST_CONNECTIONS)
+    await serve_on(listener, monitor, gate, shutdown_trigger=shutdown_trigger, ready=ready, grace_s=GRACE_S)
 
 
 async def _send(reply: Reply, send: Send) -> None:

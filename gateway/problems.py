@@ -40,6 +40,7 @@ class Code(StrEnum):
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    HEAD_TOO_LARGE = "head_too_large"
     INVALID = "invalid"
     NOT_AVAILABLE = "not_available"
     NO_ROUTE = "no_route"
@@ -76,6 +77,7 @@ MEANINGS: Final[Mapping[Code, Meaning]] = {
     ),
     Code.TOO_LARGE: Meaning(413, "The body is too large", "Send less at once."),
     Code.UNSUPPORTED_MEDIA_TYPE: Meaning(415, "The body is not announced as JSON", "Send `application/json`."),
+    Code.HEAD_TOO_LARGE: Meaning(431, "The headers are too large", "Send fewer and shorter headers."),
     Code.INVALID: Meaning(422, "The request is well-formed but wrong", "Mend what `errors` names."),
     Code.NOT_AVAILABLE: Meaning(422, "This version does not have it", "Leave the fields out that `errors` names."),
     Code.NO_ROUTE: Meaning(

@@ -9,9 +9,13 @@ from heliograph.actors.model.provider import ProviderSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
+    """`connections` are those that are open at a time, in all and of one address."""
+
     host: str = "127.0.0.1"
     port: int = 8080
     max_sms_parts: int = 10
+    connections: int = 1000
+    connections_per_address: int = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

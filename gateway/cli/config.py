@@ -390,7 +390,13 @@ def _to_config(parsed: schema.File) -> Config:
         redis_url=parsed.redis.url,
         postgres_url=parsed.postgres.url,
         providers=providers + _for_test_keys(providers),
-        gateway=GatewaySettings(host=host, port=port, max_sms_parts=parsed.gateway.max_sms_parts),
+        gateway=GatewaySettings(
+            host=host,
+            port=port,
+            max_sms_parts=parsed.gateway.max_sms_parts,
+            connections=parsed.gateway.connections,
+            connections_per_address=parsed.gateway.connections_per_address,
+        ),
         monitor=MonitorSettings(host=monitor_host, port=monitor_port),
         log=LogSettings(level=parsed.log.level, format=parsed.log.format),
         delivery=DeliverySettings(

@@ -219,7 +219,7 @@ class Served:
 
 
 @asynccontextmanager
-async def a_served_gateway(world: World | None = None) -> AsyncIterator[Served]:
+async def a_served_gateway(world: World | None = None, **settings: int) -> AsyncIterator[Served]:
     world = world or World()
     secret = await world.key()
     stop = trio.Event()
@@ -233,8 +233,8 @@ async def a_served_gateway(world: World | None = None) -> AsyncIterator[Served]:
     async with trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            settings = GatewaySettings(port=0)
-            await serve_gateway(world.services, settings, shutdown_trigger=stop.wait, ready=ready)
+            bound = GatewaySettings(port=0, **settings)  # type: ignore[arg-type]
+            await serve_gateway(world.services, bound, shutdown_trigger=stop.wait, ready=ready)
 
         nursery.start_soon(serve)
         await up.wait()
