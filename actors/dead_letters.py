@@ -1,5 +1,7 @@
 """The dead-letter service: tries again by itself what may have mended, archives by age, deletes what is old enough.
 
+It also says of messages whose receipts never came that they are sent for good.
+
 Automatic retries follow their schedule and then give up: a person sees the dead letter all the time, and may redrive it
 before. Archiving moves whole messages out of the hot tables into partitions by month; deleting drops partitions.
 """
@@ -21,6 +23,7 @@ from heliograph.actors.ports.ledger import Ledger, WaitingHint
 log = structlog.get_logger()
 RETRY_EVERY_S: Final = 1.0
 CLEAN_EVERY_S: Final = 60.0
+CLOSE_EVERY_S: Final = 5.0
 MOST: Final = 500
 
 
@@ -40,6 +43,8 @@ class DeadLetters:
         self._supervisor = supervisor
         self._clock = clock
         self._outage = Outage("dead_letters", clock)
+        self._reporting = [p.name for p in config.providers if p.receipts]
+        self._close_s = clock.boot_s() + CLOSE_EVERY_S * clock.random.random()
         self._clean_s = clock.boot_s() + CLEAN_EVERY_S * clock.random.random()
 
     async def run(self, inbox: Inbox[None]) -> None:
@@ -51,6 +56,8 @@ class DeadLetters:
             inbox.began()
             try:
                 full = await self._retry()
+                if self._reporting and self._clock.boot_s() >= self._close_s:
+                    await self._close()
                 if self._clock.boot_s() >= self._clean_s:
                     await self._clean()
             except LedgerDown as error:
@@ -68,6 +75,15 @@ class DeadLetters:
             log.info("dead_letters.retried", count=len(hints))
             self._push(hints)
         return len(hints) == MOST
+
+    async def _close(self) -> None:
+        """Without receipts configured a message is sent for good at once."""
+        closed, more = await self._ledger.receipts.close(
+            self._reporting, after_s=self._config.delivery.receipt_timeout_s, limit=MOST
+        )
+        if closed:
+            log.info("receipts.never_came", count=closed)
+        self._close_s = self._clock.boot_s() + (0.0 if more else CLOSE_EVERY_S)
 
     async def _clean(self) -> None:
         """A page of each; a full one is followed by the next at the next turn, so that retries are not kept waiting."""

@@ -46,19 +46,22 @@ class MemoryReceipts:
     def look_again(self, *, limit: int) -> tuple[list[Taken], float | None]:
         store, now = self.store, self.store.now()
         due = sorted((k for k in store.kept if k.due_at <= now), key=lambda k: k.due_at)[:limit]
+        looked = [(kept, *self._look(kept.reported)) for kept in due]
         decided: list[Taken] = []
         entered: list[Entry] = []
-        for kept in due:
-            last = kept.until <= now
-            taken, entries = self._look(kept.reported, last=last)
+        for kept, taken, entries in looked:  # after all that the others prove
+            if taken.kept and kept.until <= now:
+                last, entries = self._look(kept.reported, last=True)
+                moves = (*taken.entered, *last.entered)
+                taken = replace(last, kept=False, entered=moves, settled=taken.settled or last.settled)
             entered += entries
-            if taken.kept and not last:
+            if taken.kept:
                 kept.looks += 1
                 kept.due_at = min(kept.until, store.later(next_look_s(kept.looks)))
                 kept.reported = _entered(kept.reported, entries)
             else:
                 store.kept.remove(kept)
-                decided.append(replace(taken, kept=False))
+                decided.append(taken)
         self._suppress(entered)
         coming = min((k.due_at for k in store.kept), default=None)
         return decided, None if coming is None else max(0.0, store.in_s(coming))

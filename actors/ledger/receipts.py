@@ -266,11 +266,11 @@ async def _look(connection: Connection, looks: Sequence[_Look]) -> None:
     known = {**archived, **await _hot(connection, edges)}
     await _find_copies(connection, looks, known)
     for look in looks:
-        for message_id, number in look.named:
-            if message_id in known:
-                _apply(edges, look, known[message_id], number)
-            else:
-                look.taken = replace(look.taken, kept=True)  # moved to the archive, or back, since it was found
+        _apply(edges, look, known, last=False)
+    for look in looks:  # after all that the others prove
+        if look.last and look.taken.kept:
+            look.taken, look.entries = replace(look.taken, kept=False), []
+            _apply(edges, look, known, last=True)
     await edges.write(connection)
     await enter(connection, [entry for look in looks for entry in look.entries])
 
@@ -380,31 +380,32 @@ def _effect(receipt: Receipt, known: _Known) -> Effect | None:
     return Effect.TAKEN
 
 
-def _apply(edges: Edges, look: _Look, known: _Known, number: int) -> None:
-    receipt = look.reported.receipt
-    ruling = _ruling(look, known, number, last=look.last)
+def _apply(edges: Edges, look: _Look, known: Mapping[str, _Known], *, last: bool) -> None:
+    for message_id, number in look.named:
+        if message_id in known:
+            _apply_to(edges, look, known[message_id], number, last=last)
+        else:
+            look.taken = replace(look.taken, kept=True)  # moved to the archive, or back, since it was found
+
+
+def _apply_to(edges: Edges, look: _Look, known: _Known, number: int, *, last: bool) -> None:
+    receipt, taken = look.reported.receipt, look.taken
+    ruling = rule(_effect(receipt, known), number, look.reported.provider, known.situation(last=last))
     if ruling.known or ruling.kept:
-        look.taken = replace(
-            look.taken, message_id=known.id, channel=known.channel, kept=look.taken.kept or ruling.kept
-        )
+        taken = replace(taken, message_id=known.id, channel=known.channel, kept=taken.kept or ruling.kept)
     if ruling.known and receipt.suppress is not None:
         look.entries.append(_entry(look, receipt.suppress, known))
-    held = known.held
-    if held is None:
-        return
-    entered: list[State] = []
-    if ruling.settles is not None:
-        before = held.state
-        edges.settle(held, ruling.settles, Settled.ACCEPTED)
-        known.settled(ruling.settles)
-        entered += [held.state] if held.state is not before else []
-    if ruling.event is not None:
-        entered.append(_move(edges, held, ruling, receipt))
-    look.taken = replace(
-        look.taken,
-        entered=(*look.taken.entered, *entered),
-        settled=look.taken.settled or ruling.settles,
-    )
+    if (held := known.held) is not None:
+        entered: list[State] = []
+        if ruling.settles is not None:
+            before = held.state
+            edges.settle(held, ruling.settles, Settled.ACCEPTED)
+            known.settled(ruling.settles)
+            entered += [held.state] if held.state is not before else []
+        if ruling.event is not None:
+            entered.append(_move(edges, held, ruling, receipt))
+        taken = replace(taken, entered=(*taken.entered, *entered), settled=taken.settled or ruling.settles)
+    look.taken = taken
 
 
 def _move(edges: Edges, held: Held, ruling: Ruling, receipt: Receipt) -> State:

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import trio
 
-from heliograph.actors.dead_letters import CLEAN_EVERY_S, MOST, DeadLetters
+from heliograph.actors.dead_letters import CLEAN_EVERY_S, CLOSE_EVERY_S, MOST, DeadLetters
 from heliograph.actors.kernel.actor import Inbox, Mailbox
+from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.errors import NotFound
 from heliograph.actors.model.identity import new_id
-from heliograph.actors.model.message import Reason, State
+from heliograph.actors.model.message import Move, Reason, State
 from heliograph.actors.model.settings import Config, DeadLetterSettings, DeliverySettings, RetentionSettings
-from heliograph.actors.ports.ledger import WaitingHint
+from heliograph.actors.ports.ledger import ClaimRequest, Finish, WaitingHint
 from heliograph.actors.ports.queue import Hint
+from tests.support.builders import a_provider
 from tests.support.stage import Stage
 
 CONFIG = Config(
@@ -60,6 +62,21 @@ class Office:
 
     async def letter_state(self, hint: Hint) -> DeadLetterState:
         return (await self.stage.ledger.dead_letters.get(hint.message_id, tenant=None)).state
+
+    async def sent(self, provider: str) -> Hint:
+        [hint] = await self.stage.accept()
+        delivery = self.stage.ledger.delivery
+        [claimed] = await delivery.claim([ClaimRequest(hint.message_id, provider, 10.0)], supervisor="me")
+        finish = Finish(
+            message_id=hint.message_id, number=1, provider=provider, started_at=claimed.started_at,
+            finished_at=claimed.started_at, answer=Answer(outcome=Outcome.ACCEPTED), move=Move(state=State.SENT),
+        )  # fmt: skip
+        await delivery.finish([finish], supervisor="me")
+        return hint
+
+    async def reasons(self, hints: Sequence[Hint]) -> list[Reason | None]:
+        found = [await self.stage.ledger.messages.get(hint.message_id, tenant=None) for hint in hints]
+        return [view.standing.reason for view in found]
 
     async def archived(self, hint: Hint) -> bool:
         return (await self.stage.ledger.messages.get(hint.message_id, tenant=None)).archived
@@ -174,3 +191,23 @@ async def test_told_to_finish_it_does_so_at_once(office: Office, autojump_clock:
         await inbox.ready.wait()
         mailbox.close()
     assert trio.current_time() == began_s
+
+
+async def test_what_gets_no_receipt_in_time_is_sent_for_good_where_receipts_are_configured(
+    nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    reporting = a_provider(name="p1", receipts={"secret": "x"})
+    config = replace(
+        CONFIG,
+        providers=(reporting, a_provider(name="p2")),
+        delivery=replace(CONFIG.delivery, receipt_timeout_s=100.0),
+        retention=RetentionSettings(),
+    )
+    office = Office(Stage(nursery), config)
+    await office.start()
+    sent = [await office.sent(provider) for provider in ("p1", "p2")]
+    await trio.sleep(99)
+    assert await office.reasons(sent) == [None, None]
+    await trio.sleep(CLOSE_EVERY_S + 2)
+    assert await office.reasons(sent) == [Reason.NO_RECEIPT, None]
+    assert [await office.stage.state(hint) for hint in sent] == [State.SENT, State.SENT]

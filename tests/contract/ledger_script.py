@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from heliograph.actors.model.attempt import Answer, Outcome, Settled
 from heliograph.actors.model.deadletter import OperationKind
 from heliograph.actors.model.errors import Conflict, NotFound
-from heliograph.actors.model.identity import new_id
+from heliograph.actors.model.identity import attempt_id, new_id
 from heliograph.actors.model.message import LANES, Channel, Lane, Message, Move, Reason, State, WaitingFor
-from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.model.receipt import Effect, Receipt, SuppressionReason
 from heliograph.actors.ports.ledger import (
     Acceptance,
     Accepted,
@@ -26,7 +26,9 @@ from heliograph.actors.ports.ledger import (
     Entry,
     MessageView,
     Park,
+    Reported,
     SuppressionFilter,
+    Taken,
 )
 from tests.contract.ledger_world import (
     ACCEPTED,
@@ -46,6 +48,7 @@ from tests.contract.ledger_world import (
 EXHAUSTED: Final = replace(DEAD, reason=Reason.ATTEMPTS_EXHAUSTED, cause="Greylisted", auto_retry_in_s=50.0)
 ENDS: Final[dict[str, tuple[Answer | None, Move]]] = {
     "accepted": (ACCEPTED, SENT),
+    "traced": (replace(ACCEPTED, traced=True), SENT),
     "rejected": (REJECTED, DEAD),
     "exhausted": (DEFERRED, EXHAUSTED),
     "deferred": (DEFERRED, replace(AGAIN, due_in_s=5.0)),
@@ -100,6 +103,16 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What the provider of one of the last claims says of it, by our id or (`traced`) by its own, however late, or
+    before that claim has ended."""
+
+    claim: int
+    effect: Effect | None
+    traced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class On:
     """One of the calls that name a message and nothing else."""
 
@@ -114,7 +127,7 @@ class Tend:
     call: str
 
 
-Step = Accept | Claim | Release | Finish | Reap | Wait | On | Tend
+Step = Accept | Claim | Release | Finish | Reap | Wait | Report | On | Tend
 
 _indexes = st.integers(0, 2)
 _claims = st.builds(Claim, _indexes, st.sampled_from(["p1", "p2"]), st.sampled_from([ME, OTHER]))
@@ -129,6 +142,7 @@ _steps = st.one_of(
     ),
     _claims,
     _finishes,
+    st.builds(Report, _indexes, st.sampled_from([*Effect, None]), st.booleans()),
     st.builds(Release, _indexes),
     st.builds(Reap, st.sampled_from(["unknown", "unknown", "rejected"])),
     st.builds(Wait, st.sampled_from([3.0, HOLD_S + 1, HOLD_S + 1, 70.0, 600.0])),
@@ -171,6 +185,8 @@ class Player:
                 return await self._reap(end)
             case Wait(seconds):
                 await self.world.advance(seconds)
+            case Report():
+                return await self._report(step)
             case On(call, index):
                 return await self._on(call, self.message(index))
             case Tend(call):
@@ -223,6 +239,23 @@ class Player:
             )
             reaped.append((self.name(claimed.message_id), claimed.number, finished.state, finished.applied))
         return sorted(reaped)
+
+    async def _report(self, step: Report) -> object:
+        if not self.claims:
+            return None
+        claimed, provider, _ = self.claims[-1 - step.claim % len(self.claims)]
+        receipt = Receipt(
+            attempt_id=None if step.traced else attempt_id(claimed.message_id, claimed.number),
+            provider_message_id=ACCEPTED.provider_message_id,
+            recipient=next(m.to for m in self.messages if m.id == claimed.message_id),
+            effect=step.effect,
+            suppress=SuppressionReason.COMPLAINT if step.effect is None else None,
+        )
+        return list(map(self._told, await self.world.ledger.receipts.take([Reported(provider, receipt)], keep_s=300.0)))
+
+    def _told(self, taken: Taken) -> object:
+        named = None if taken.message_id is None else self.name(taken.message_id)
+        return named, taken.provider, taken.entered, taken.settled, taken.kept
 
     async def _on(self, call: str, message: Message) -> object:
         delivery = self.world.ledger.delivery
@@ -281,6 +314,11 @@ class Player:
             case "auto_retry":
                 hints = await ledger.dead_letters.auto_retry(limit=100, supervisor=ME, expires_after_s=DAY_S)
                 return sorted(self.name(h.message_id) for h in hints)
+            case "look_again":
+                taken, next_s = await ledger.receipts.look_again(limit=100)
+                return sorted(map(str, map(self._told, taken))), next_s is None
+            case "close":
+                return await ledger.receipts.close(["p1"], after_s=ARCHIVE_AFTER_S / 5, limit=100)
         return await ledger.retention.archive(
             dead_letters_after_s=ARCHIVE_AFTER_S, messages_after_s=ARCHIVE_AFTER_S, limit=100
         )

@@ -17,6 +17,8 @@ from tests.contract.test_ledger_memory import memory_world
 EDGES = {(before, after) for before, row in TRANSITIONS.items() for after in row.values()}
 AT_ONCE = {(State.SCHEDULED, State.SENDING), (State.SCHEDULED, State.FAILED), (State.SENDING, State.SUPPRESSED)}
 """Due, and claimed or given up in the same call; or returned, and suppressed: over `queued`."""
+PROVED = {(before, after) for before in (State.QUEUED, State.FAILED) for after in (State.DELIVERED, State.UNDELIVERED)}
+"""A receipt about an attempt without an answer: over `sent`."""
 
 
 class Watch:
@@ -58,7 +60,7 @@ class Watch:
         if before is None:
             return
         passed = (before.standing.state, state)
-        assert passed[0] == passed[1] or passed in EDGES | AT_ONCE
+        assert passed[0] == passed[1] or passed in EDGES | AT_ONCE | PROVED
         assert view.standing.redrives - before.standing.redrives in (0, 1)
         for old, new in zip(before.attempts, attempts, strict=False):
             assert old.outcome is None or old.outcome is new.outcome, "a known outcome never changes"
