@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, Final, cast
 
 import structlog
-from prometheus_client import Counter, Histogram
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -38,14 +36,12 @@ from heliograph.gateway.api import (
 )
 from heliograph.gateway.api.docs import docs_page
 from heliograph.gateway.api.openapi import openapi
-from heliograph.gateway.api.reading import body_of, query_of
-from heliograph.gateway.api.routing import KINDS_OF_ID, Call, Reply, Route, Shared, dumps
-from heliograph.gateway.api.schemas import Query
-from heliograph.gateway.auth import require
+from heliograph.gateway.api.routing import KINDS_OF_ID, Reply, Route, dumps
 from heliograph.gateway.connections import Gate
+from heliograph.gateway.front import SAFE, Asked, Front, headers_of, origin_of, problem, request_id_of
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
 from heliograph.gateway.listening import FinishingConnection, bind, room_for, serve_on
-from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of, refusal_of_status
+from heliograph.gateway.problems import Refusal, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 
 log = structlog.get_logger()
@@ -61,9 +57,6 @@ ROUTES: Final[tuple[Route[Any, Any], ...]] = (
     *keys.ROUTES,
 )
 CONSOLE: Final = "heliograph.gateway.console.routes"
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
 
 
 def make_app(services: Services) -> QuartTrio:
@@ -73,16 +66,17 @@ def make_app(services: Services) -> QuartTrio:
     app.url_map.merge_slashes = False
     for kind, pattern in KINDS_OF_ID.items():
         app.url_map.converters[kind] = _converter(kind, pattern)
-    front = _Front(services, app)
+    front = Front(services)
+    views = _Views(front, app)
     for route in ROUTES:
-        front.add(route)
-    front.add_receipts()
+        views.add(route)
+    views.add_receipts()
     for page in public.routes(services.readiness, services.draining, _openapi, _docs):
-        front.add_public(page)
-    app.before_request(front.begin)
-    app.after_request(front.finish)
-    app.register_error_handler(HTTPException, front.on_http_error)
-    app.register_error_handler(Exception, front.on_error)
+        views.add_public(page)
+    app.before_request(views.begin)
+    app.after_request(views.finish)
+    app.register_error_handler(HTTPException, views.on_http_error)
+    app.register_error_handler(Exception, views.on_error)
     _mount_console(app, services)
     return app
 
@@ -94,7 +88,7 @@ class _App(QuartTrio):
     def log_exception(self, *known: Any) -> None:
         """What fails after an answer was made, last among the arguments. A traceback would show what was asked."""
         _, error, _ = known[-1]
-        log.error("http.failed", error=type(error).__name__, at=_origin(error))
+        log.error("http.failed", error=type(error).__name__, at=origin_of(error))
 
 
 def _mount_console(app: QuartTrio, services: Services) -> None:
@@ -127,16 +121,14 @@ def _converter(kind: str, pattern: str) -> type[BaseConverter]:
     return type(kind, (BaseConverter,), {"regex": pattern})
 
 
-class _Front:
-    """Lets requests in, calls the route's handler, and gives every answer its form."""
+class _Views:
+    """The framework's side of the front: its requests in, its responses out."""
 
-    def __init__(self, services: Services, app: QuartTrio) -> None:
-        self._services = services
-        self._shared = Shared.of(services)
+    def __init__(self, front: Front, app: QuartTrio) -> None:
+        self._front = front
+        self._services = front.services
         self._app = app
         self._names: dict[str, str] = {}
-        self._counts: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[str, Histogram] = {}
 
     # ------------------------------------------------------------------------------------ registration
 
@@ -173,28 +165,13 @@ class _Front:
     # ---------------------------------------------------------------------------------------- requests
 
     async def _answer(self, route: Route[Any, Any], path_id: str) -> Reply:
-        key = await self._shared.authenticator.key_of(request.headers)
-        require(key, *route.scopes)
-        query = query_of(route.query or Query, request.query_string)
-        raw = b""
-        if route.takes_json:
-            _body().allow(route.most_bytes)
-            if not _JSON.fullmatch(request.headers.get("Content-Type", "").strip()):
-                raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
-            raw = await _body().whole()
-        call = Call(
-            services=self._services,
-            shared=self._shared,
-            key=key,
-            id=path_id,
-            body=body_of(route.body, raw) if route.body is not None else None,
-            query=query,
-            raw=raw,
-            headers=request.headers,
-            request_id=g.request_id,
+        async def body(most_bytes: int) -> bytes:
+            _body().allow(most_bytes)
+            return await _body().whole()
+
+        return await self._front.answer(
+            route, Asked(request.headers, request.query_string, path_id, g.request_id, body)
         )
-        reply: Reply = await route.handler(call)
-        return reply
 
     async def _reported(self, provider: str) -> Reply:
         reader = receipts.reader_of(self._services, provider)
@@ -208,8 +185,7 @@ class _Front:
         return await receipts.take(self._services, provider, reader, call)
 
     async def begin(self) -> Response | None:
-        given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+        g.request_id = request_id_of(request.headers)
         g.began = time.perf_counter()
         if request.endpoint not in self._names:
             _body().allow(OTHER_BYTES)
@@ -219,13 +195,10 @@ class _Front:
         body = _body()
         await body.drain()
         response.headers["X-Request-Id"] = g.request_id
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault(*SAFE)
         if not body.arrived and request.http_version.startswith("1"):
             response.headers["Connection"] = "close"
-        route = self._route_name()
-        method = request.method if request.method in METHODS else "other"
-        self._count(route, method, response.status_code)
-        self._time(route).observe(time.perf_counter() - g.began)
+        self._front.count(self._route_name(), request.method, response.status_code, g.began)
         return response
 
     async def on_http_error(self, error: HTTPException) -> Response:
@@ -233,37 +206,17 @@ class _Front:
         return self._problem(refusal_of_status(error.code or 500, headers))
 
     async def on_error(self, error: Exception) -> Response:
-        refusal = refusal_of(error)
-        if refusal.code is Code.INTERNAL:
-            log.error(
-                "http.failed", request=g.request_id, route=self._route_name(), error=type(error).__name__,
-                at=_origin(error),
-            )  # fmt: skip
-        return self._problem(refusal)
+        return _response(self._front.failed(error, self._route_name(), g.request_id))
 
     # ----------------------------------------------------------------------------------------- answers
 
     def _problem(self, refusal: Refusal) -> Response:
-        body = dumps(refusal.problem(g.request_id))
-        return _response(Reply(refusal.status, body, refusal.headers, "application/problem+json"))
+        return _response(problem(refusal, g.request_id))
 
     def _route_name(self) -> str:
         if request.endpoint in self._names:
             return self._names[request.endpoint]
         return str(request.url_rule.rule) if request.url_rule is not None else "unmatched"
-
-    def _count(self, route: str, method: str, status: int) -> None:
-        labels = route, method, status
-        counter = self._counts.get(labels)
-        if counter is None:
-            counter = self._counts[labels] = self._services.metrics.http_requests.labels(*labels)
-        counter.inc()
-
-    def _time(self, route: str) -> Histogram:
-        histogram = self._times.get(route)
-        if histogram is None:
-            histogram = self._times[route] = self._services.metrics.http_request_duration.labels(route)
-        return histogram
 
 
 def _body() -> BoundedBody:
@@ -272,23 +225,13 @@ def _body() -> BoundedBody:
 
 def _response(reply: Reply) -> Response:
     if reply.stream is None or request.method == "HEAD":
-        response = Response(reply.body, reply.status, content_type=reply.content_type)
+        response = Response(reply.body, reply.status)
     else:
-        response = Response(reply.stream, reply.status, content_type=reply.content_type)
+        response = Response(reply.stream, reply.status)
         response.timeout = None
-    response.headers.update(reply.headers)
-    response.headers.setdefault("Cache-Control", "no-store")
-    if reply.status == 204:
-        del response.headers["Content-Type"]
+    del response.headers["Content-Type"]  # the framework's own word
+    response.headers.update(headers_of(reply))
     return response
-
-
-def _origin(error: BaseException) -> str:
-    """Where it was raised: file and line say enough for a log, and hold nothing of the request."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "unknown"
 
 
 async def serve_gateway(

@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import trio
-from werkzeug.datastructures import Headers
 
 from heliograph.actors.model.access import DEFAULT_TENANT, ApiKey, ScopeName
 from heliograph.actors.model.identity import new_id
@@ -27,6 +26,15 @@ from heliograph.gateway.problems import Code, Refused
 CACHE_S: Final = 2.0
 MOST_CACHED: Final = 10_000
 _SHAPE: Final = re.compile(r"hg_(?:live|test)_[A-Za-z0-9_-]{43}")
+
+
+class RequestHeaders(Protocol):
+    """What is asked of a request's headers; names are the same in any case."""
+
+    def get(self, key: str, /) -> str | None:
+        """The first of that name."""
+
+    def getlist(self, key: str, /) -> list[str]: ...
 
 
 def make_key(
@@ -67,7 +75,7 @@ class Authenticator:
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._asking: dict[bytes, trio.Event] = {}
 
-    async def key_of(self, headers: Headers) -> ApiKey:
+    async def key_of(self, headers: RequestHeaders) -> ApiKey:
         """Whose request it is. Refused with 400 or 401; LedgerDown where nobody can tell."""
         return await self.key_for(presented(headers))
 
@@ -109,7 +117,7 @@ class Authenticator:
             self._asking.pop(digest).set()
 
 
-def presented(headers: Headers) -> str | None:
+def presented(headers: RequestHeaders) -> str | None:
     """The secret that a request brings along."""
     secrets_given = {value.strip() for value in headers.getlist("X-API-Key")}
     for value in headers.getlist("Authorization"):

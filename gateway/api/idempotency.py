@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from werkzeug.datastructures import Headers
 
 from heliograph.actors.ports.ledger import IdempotencyRecord
+from heliograph.gateway.auth import RequestHeaders
 from heliograph.gateway.limits import MOST_KEY_CHARACTERS
 from heliograph.gateway.problems import Code, Fault, Refused
 
@@ -42,7 +42,7 @@ class Known:
         )
 
 
-def key_in(headers: Headers) -> str | None:
+def key_in(headers: RequestHeaders) -> str | None:
     """The request's key; quoted and bare are the same. Refused with 422 where it is none."""
     given = {_unquoted(value.strip()) for value in headers.getlist(HEADER)}
     if not given:

@@ -12,14 +12,13 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import orjson
 import trio
-from werkzeug.datastructures import Headers
 
 from heliograph.actors.model.access import ApiKey, ScopeName
 from heliograph.gateway.api.cluster import ClusterView
 from heliograph.gateway.api.drafts import Drafter
 from heliograph.gateway.api.idempotency import InFlight
 from heliograph.gateway.api.schemas import Body, Query
-from heliograph.gateway.auth import Authenticator
+from heliograph.gateway.auth import Authenticator, RequestHeaders
 from heliograph.gateway.limits import OTHER_BYTES
 from heliograph.gateway.problems import Code
 from heliograph.gateway.services import Services
@@ -87,7 +86,7 @@ class Call(Generic[B, Q]):
     body: B
     query: Q
     raw: bytes
-    headers: Headers
+    headers: RequestHeaders
     request_id: str
 
 
