@@ -84,16 +84,16 @@ class Fetcher:
     def __init__(self, allowed: Callable[[str], bool] = is_public) -> None:
         self._backend = _Judged(allowed)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._fetching: dict[str, trio.Event] = {}
         self._room = trio.Semaphore(MOST_AT_ONCE)
 
     async def certificate(self, url: str) -> str:
         """The text at this URL, which stays the same: remembered for a day. NotFetched."""
-        kept = self._kept.get(url)
-        if kept is None or trio.current_time() >= kept.until_s:
-            async with self._room:
-                kept = self._kept.get(url)  # the one before us may have fetched it
-                if kept is None or trio.current_time() >= kept.until_s:
-                    kept = await self._keep(url)
+        while (kept := self._known(url)) is None:
+            if (fetching := self._fetching.get(url)) is not None:
+                await fetching.wait()  # somebody fetches it already; if he is cancelled we do it ourselves
+            else:
+                await self._fetch(url)
         if kept.body is None:
             raise NotFetched("the certificate could not be fetched a moment ago")
         return kept.body.decode("ascii", "replace")
@@ -103,22 +103,31 @@ class Fetcher:
         async with self._room:
             await self._get(url)
 
-    async def _keep(self, url: str) -> _Kept:
+    def _known(self, url: str) -> _Kept | None:
+        kept = self._kept.get(url)
+        return kept if kept is not None and trio.current_time() < kept.until_s else None
+
+    async def _fetch(self, url: str) -> None:
+        self._fetching[url] = trio.Event()
         try:
-            kept = _Kept(await self._get(url), trio.current_time() + KEPT_S)
+            async with self._room:
+                self._keep(url, await self._get(url), KEPT_S)
         except NotFetched:
-            self._kept[url] = _Kept(None, trio.current_time() + FAILED_FOR_S)
+            self._keep(url, None, FAILED_FOR_S)
             raise
         finally:
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
-        self._kept[url] = kept
-        return kept
+            self._fetching.pop(url).set()
+
+    def _keep(self, url: str, body: bytes | None, for_s: float) -> None:
+        self._kept[url] = _Kept(body, trio.current_time() + for_s)
+        self._kept.move_to_end(url)
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
 
     async def _get(self, url: str) -> bytes:
         body = bytearray()
         try:
-            with trio.fail_after(LIMIT_S):
+            with trio.move_on_after(LIMIT_S) as limit:
                 async with (
                     httpcore.AsyncConnectionPool(network_backend=self._backend, max_keepalive_connections=0) as pool,
                     pool.stream("GET", url, headers={"Accept": "*/*"}) as answer,
@@ -128,11 +137,13 @@ class Fetcher:
                     async for chunk in answer.aiter_stream():
                         body += chunk
                         if len(body) > MOST_BYTES:
-                            raise NotFetched(f"it is larger than {MOST_BYTES} bytes")
-        except trio.TooSlowError:
-            raise NotFetched(f"it did not come within {LIMIT_S:g} s") from None
+                            limit.cancel()  # and not out of the loop, which would leave its generators open
         except _UNREACHED as error:
             raise NotFetched(f"it could not be fetched ({type(error).__name__})") from None
+        if len(body) > MOST_BYTES:
+            raise NotFetched(f"it is larger than {MOST_BYTES} bytes")
+        if limit.cancelled_caught:
+            raise NotFetched(f"it did not come within {LIMIT_S:g} s")
         return bytes(body)
 
 
