@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import phonenumbers
+from phonenumbers import PhoneNumberType
 
 COUNT: Final = 10_000
 REFUSED_EVERY: Final = 100
+TAKE_SMS: Final = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 FIELDS: Final = ("channel", "to", "priority", "category", "subject", "text", "tags")
 
 INDIAN: Final = (
@@ -72,7 +74,7 @@ def _sms(chance: random.Random, number: int, *, refused: bool) -> dict[str, str]
     while True:
         ending = "0404" if refused else f"{chance.randrange(1000, 10000)}"
         to = start + f"{chance.randrange(10 ** (digits - 4)):0{digits - 4}d}" + ending
-        if phonenumbers.is_valid_number(phonenumbers.parse(to)):
+        if phonenumbers.number_type(phonenumbers.parse(to)) in TAKE_SMS:
             return _row(chance, number, "sms", to, name)
 
 
