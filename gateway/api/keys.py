@@ -40,6 +40,8 @@ async def create(call: Call[KeyBody, None]) -> Reply:
     tenant = body.tenant or maker.tenant
     if tenant != maker.tenant and not maker.sees_all:
         raise refused([Fault("#/tenant", f"must be {maker.tenant}: a key makes keys of its own tenant")])
+    if body.live and not maker.live:
+        raise refused([Fault("#/live", "must be false: a test key makes test keys, so that none of its own sends")])
     scopes = {ScopeName(scope) for scope in body.scopes}
     key, secret = make_key(body.name, now=call.services.clock.now(), scopes=scopes, tenant=tenant, live=body.live)
     await call.services.ledger.keys.create(key)

@@ -194,9 +194,9 @@ class Gateway:
     async def post(self, path: str, body: Any = None, **how: Any) -> Answer:
         return await self.ask("POST", path, body, **how)
 
-    async def accepted(self, **fields: Any) -> str:
+    async def accepted(self, *, secret: str = "", **fields: Any) -> str:
         """The id of a message that was posted: an SMS, with these fields changed."""
-        answer = await self.post("/v1/messages", {**SMS, **fields})
+        answer = await self.post("/v1/messages", {**SMS, **fields}, secret=secret)
         assert answer.status == 202, answer.raw
         return str(answer.json["id"])
 
