@@ -16,9 +16,9 @@ from heliograph.actors.ledger.migrate import migrate
 from heliograph.actors.ledger.pool import Connection
 from heliograph.actors.ledger.postgres import open_ledger
 from heliograph.actors.model.deadletter import DeadLetterFilter, DeadLetterState
-from heliograph.actors.model.identity import new_id
+from heliograph.actors.model.identity import attempt_id, new_id
 from heliograph.actors.model.message import LANES, Channel, EmailContent, Reason, State
-from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.model.receipt import Effect, Receipt, SuppressionReason
 from heliograph.actors.ports.ledger import (
     Acceptance,
     ClaimRequest,
@@ -26,6 +26,7 @@ from heliograph.actors.ports.ledger import (
     Finish,
     Ledger,
     MessageFilter,
+    Reported,
     Suppressed,
     SuppressionFilter,
 )
@@ -233,6 +234,25 @@ async def test_all_that_is_suppressed_is_never_read_to_accept_many(ledger: tuple
     assert len(watched.plans) == 1
     assert watched.whole_reads == []
     assert "hashed SubPlan" not in watched.plans[0]
+
+
+async def test_receipts_read_an_index(ledger: tuple[Ledger, Watched]) -> None:
+    asked, watched = ledger
+    taken = await asked.receipts.take(
+        [
+            *(Reported("p1", Receipt(attempt_id=attempt_id(i, 1), effect=Effect.TAKEN)) for i in IDS[100:110]),
+            Reported("p1", Receipt(provider_message_id="pm", recipient="+919800000007", effect=Effect.TAKEN)),
+            Reported("p1", Receipt(provider_message_id="pm", effect=Effect.TAKEN)),
+        ],
+        keep_s=60,
+    )
+    assert sum(each.message_id is not None for each in taken) >= 9
+    await asked.receipts.look_again(limit=10)
+    assert await asked.receipts.close(["p2"], after_s=100, limit=500) == (0, True)
+    assert await asked.receipts.close(["p2"], after_s=100, limit=500) == (0, True)
+    await asked.receipts.forget(after_s=60, limit=10)
+    assert len(watched.plans) > 15
+    assert watched.whole_reads == []
 
 
 async def test_retention_reads_an_index(ledger: tuple[Ledger, Watched]) -> None:
