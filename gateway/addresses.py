@@ -20,6 +20,7 @@ from heliograph.actors.policy import mail
 
 # ---------------------------------------------------------------------------------------------------- numbers
 
+_AS_INDIAN_MOBILES: Final = re.compile(r"\+91[6-9]")
 _E164: Final = re.compile(r"\+[1-9][0-9]{4,14}")
 
 
@@ -32,9 +33,14 @@ def number_fault(number: str) -> str | None:
 
 def sms_fault(number: str) -> str | None:
     """The same for a number that an SMS is to go to: one that can only be a landline is refused. Where a country's
-    numbers do not tell (as in North America) they pass, and so do toll-free ones: some of them take SMS."""
+    numbers do not tell (as in North America) they pass, and so do toll-free ones: some of them take SMS.
+
+    In India so does whatever begins as mobiles do: their series grow into the area codes faster than any table of them.
+    """
     if (fault := number_fault(number)) is not None:
         return fault
+    if _AS_INDIAN_MOBILES.match(number):
+        return None
     place = _place_of(number)
     if place is not None and place[0].is_mobile(place[1]):
         return None
