@@ -19,8 +19,9 @@ from heliograph.actors.kernel.actor import Inbox, Reply
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.kernel.outage import Outage
 from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.model.deadletter import REASONS
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
-from heliograph.actors.model.message import LANES, Lane, Reason, State
+from heliograph.actors.model.message import LANES, Lane, State
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.ports.ledger import Census as Counts
 from heliograph.actors.ports.ledger import StatsLedger
@@ -62,7 +63,7 @@ class Census:
         self._clock = clock
         self._depth = {lane: metrics.queue_depth.labels(lane) for lane in LANES}
         self._age = {lane: metrics.queue_oldest_age.labels(lane) for lane in LANES}
-        self._dead = {reason: metrics.dead_letters.labels(reason) for reason in Reason}
+        self._dead = {reason: metrics.dead_letters.labels(reason) for reason in REASONS}
         self._drift = metrics.accounting_drift
         self._outage = Outage("census", clock)
         self._samples: deque[_Sample] = deque()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from heliograph.actors.model.message import Channel, Reason
 from heliograph.actors.model.word import Word
+
+REASONS: Final = tuple(reason for reason in Reason if reason is not Reason.NO_RECEIPT)
+"""Why there is one. A message of which no receipt came is sent for good, and has none."""
 
 
 class DeadLetterState(Word):

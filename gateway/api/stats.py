@@ -8,8 +8,9 @@ from typing import Final
 import trio
 
 from heliograph.actors.model.access import ScopeName
+from heliograph.actors.model.deadletter import REASONS
 from heliograph.actors.model.errors import LedgerDown
-from heliograph.actors.model.message import LANES, Channel, Reason, State
+from heliograph.actors.model.message import LANES, Channel, State
 from heliograph.actors.model.stats import Stats
 from heliograph.gateway.api.routing import Call, Reply, Route, dumps, json_reply
 from heliograph.gateway.api.schemas import StatsAnswer
@@ -67,7 +68,7 @@ def stats_answer(stats: Stats) -> StatsAnswer:
             }
             for lane in LANES
         ],
-        "dead_letters": {r.value: stats.dead_letters.get(r, 0) for r in Reason if r is not Reason.NO_RECEIPT},
+        "dead_letters": {r.value: stats.dead_letters.get(r, 0) for r in REASONS},
         "rates": {
             "accepted": stats.rates.get("accepted", 0.0),
             "sent": stats.rates.get("sent", 0.0),

@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 
 from heliograph.actors.model.access import ScopeName
-from heliograph.actors.model.deadletter import DeadLetterState, OperationKind
-from heliograph.actors.model.message import Channel, Reason
+from heliograph.actors.model.deadletter import REASONS, DeadLetterState, OperationKind
+from heliograph.actors.model.message import Channel
 from heliograph.gateway.api import pages
 from heliograph.gateway.api.dead_letters import LIST, ROUTES
 from heliograph.gateway.api.reading import refused
@@ -139,7 +139,7 @@ def _filtering(visit: Visit, wanted: Filter) -> dict[str, Any]:
         "state": [s.value for s in DeadLetterState],
         "channel": [c.value for c in Channel],
         "provider": providers,
-        "reason": [r.value for r in Reason if r is not Reason.NO_RECEIPT],
+        "reason": [r.value for r in REASONS],
     }
     suggestions = [f"{name}:{value}" for name, values in choices.items() for value in values]
     return {

@@ -121,6 +121,7 @@ async def test_failures_have_a_rate_and_a_gauge(stage: Stage, autojump_clock: ob
     assert 0 < stats.rates["failed"] <= 12 / 25
     assert stage.registry.get_sample_value("heliograph_dead_letters", {"reason": "no_route"}) == 12
     assert stage.registry.get_sample_value("heliograph_dead_letters", {"reason": "poison"}) == 0
+    assert stage.registry.get_sample_value("heliograph_dead_letters", {"reason": "no_receipt"}) is None
 
 
 async def test_the_gauges_follow_although_nobody_asks(stage: Stage, autojump_clock: object) -> None:
