@@ -12,6 +12,8 @@ from heliograph.actors.model.errors import RightLapsed
 from heliograph.actors.model.identity import attempt_id, new_id
 from heliograph.actors.model.message import Category, Channel, EmailContent, Message, Priority, SmsContent
 from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.model.receipt import Effect, Receipt
+from heliograph.actors.ports.courier import Reporting
 from heliograph.providers.sandbox import NAMES, SandboxCourier
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -150,3 +152,29 @@ async def test_a_message_costs_microseconds() -> None:
         await courier.send(calls, begin)
         best = min(best, time.perf_counter() - started)
     assert best / len(calls) < 20e-6
+
+
+async def test_its_receipts_are_promised_for_a_second_after_acceptance() -> None:
+    courier = SandboxCourier(settings())
+    assert isinstance(courier, Reporting)
+    promised: list[tuple[Receipt, float]] = []
+    courier.reports_to(lambda receipts, in_s: promised.extend((receipt, in_s) for receipt in receipts))
+    calls = [a_call(f"{name}@shop.in") for name in ("accepted", "delivered", "rejected", "Undelivered", "unknown")]
+    await courier.send(calls, begin)
+    assert [(r.attempt_id, r.recipient, r.effect, in_s) for r, in_s in promised] == [
+        (calls[1].attempt_id, "delivered@shop.in", Effect.DELIVERED, 1.0),
+        (calls[3].attempt_id, "Undelivered@shop.in", Effect.UNDELIVERED, 1.0),
+    ]
+
+
+async def test_nothing_is_promised_of_a_call_that_was_not_made() -> None:
+    courier = SandboxCourier(settings())
+    promised: list[Receipt] = []
+    courier.reports_to(lambda receipts, _: promised.extend(receipts))
+
+    def lapsed() -> None:
+        raise RightLapsed("the time to send has passed")
+
+    with pytest.raises(RightLapsed):
+        await courier.send([a_call("delivered@shop.in")], lapsed)
+    assert promised == []
