@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 import httpcore
@@ -26,15 +26,38 @@ KEPT_S: Final = 24 * 3600.0
 FAILED_FOR_S: Final = 30.0
 MOST_KEPT: Final = 64
 
-_NAT64: Final = IPv6Network("64:ff9b::/96")
-_COMPATIBLE: Final = IPv6Network("::/96")
-_SITE_LOCAL: Final = IPv6Network("fec0::/10")
+_SPECIAL_V4: Final = tuple(
+    map(
+        IPv4Network,
+        (
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24",
+            "203.0.113.0/24", "224.0.0.0/3",
+        ),
+    )
+)  # fmt: skip
+_GLOBAL_V6: Final = IPv6Network("2000::/3")
+_SPECIAL_V6: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
+"""IANA's registries of special addresses. Python's own `is_global` follows them as they were at its release, and takes
+much for global that is nobody's."""
+_CARRIERS: Final = tuple(
+    (IPv6Network(network), shift)
+    for network, shift in (
+        ("::/96", 0),  # IPv4-compatible (RFC 4291)
+        ("::ffff:0:0/96", 0),  # IPv4-mapped (RFC 4291)
+        ("::ffff:0:0:0/96", 0),  # IPv4-translated (RFC 2765)
+        ("64:ff9b::/96", 0),  # NAT64 (RFC 6052)
+        ("2002::/16", 80),  # 6to4 (RFC 3056)
+    )
+)
+"""Networks whose addresses carry one of IPv4, and how many bits follow it."""
 _UNREACHED: Final = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
     OSError,
+    UnicodeError,  # a name that no resolver takes
 )
 Options = Iterable[httpcore.SOCKET_OPTION]
 
@@ -44,30 +67,21 @@ class NotFetched(HeliographError):
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one that anybody may ask: the inner one, where it carries one (RFC 6052, 3056, 4380)."""
+    """Whether an address is one that anybody may ask: the inner one, where it carries one."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return False
     if isinstance(address, IPv6Address):
-        inner = _inner(address)
-        if inner is not None:
-            return is_public(str(inner))
-        if address in _SITE_LOCAL:
-            return False
-    return address.is_global and not address.is_multicast
+        for network, shift in _CARRIERS:
+            if address in network:
+                return _is_public_v4(IPv4Address(int(address) >> shift & 0xFFFFFFFF))
+        return address in _GLOBAL_V6 and not any(address in network for network in _SPECIAL_V6)
+    return _is_public_v4(address)
 
 
-def _inner(address: IPv6Address) -> IPv4Address | None:
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _NAT64 or address in _COMPATIBLE:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+def _is_public_v4(address: IPv4Address) -> bool:
+    return not any(address in network for network in _SPECIAL_V4)
 
 
 @dataclass(frozen=True, slots=True)
