@@ -31,7 +31,7 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
         _exception_as_fields,
     ]
     structlog.configure(
-        processors=[*shared, _renderer(as_text=as_text, colours=out.isatty() and not os.environ.get("NO_COLOR"))],
+        processors=[*shared, *_renderers(as_text=as_text, colours=out.isatty() and not os.environ.get("NO_COLOR"))],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -39,10 +39,18 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     _adopt_standard_logging(out, shared, as_text=as_text, level=max(level, logging.WARNING))
 
 
-def _renderer(*, as_text: bool, colours: bool) -> Processor:
+def _renderers(*, as_text: bool, colours: bool) -> tuple[Processor, ...]:
     if as_text:
-        return structlog.dev.ConsoleRenderer(colors=colours)
-    return structlog.processors.JSONRenderer()
+        return _printable, structlog.dev.ConsoleRenderer(colors=colours)
+    return (structlog.processors.JSONRenderer(),)
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What strangers say may hold the end of a line and what looks like another, or words to the terminal."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+    return event
 
 
 def _adopt_standard_logging(out: TextIO, shared: list[Processor], *, as_text: bool, level: int) -> None:
@@ -52,7 +60,7 @@ def _adopt_standard_logging(out: TextIO, shared: list[Processor], *, as_text: bo
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _renderer(as_text=as_text, colours=False),
+                *_renderers(as_text=as_text, colours=False),
             ],
         )
     )
