@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
@@ -13,9 +14,22 @@ import trio
 from heliograph.actors.ledger.postgres import open_ledger
 from heliograph.actors.model.attempt import Outcome, Settled
 from heliograph.actors.model.errors import Conflict
+from heliograph.actors.model.identity import attempt_id
 from heliograph.actors.model.message import Channel, Reason, State, WaitingFor
-from heliograph.actors.model.receipt import SuppressionReason
-from heliograph.actors.ports.ledger import Acceptance, Accepted, ClaimRequest, Entered, Entry, Finish, Finished, Park
+from heliograph.actors.model.receipt import Effect, Receipt, SuppressionReason
+from heliograph.actors.ports.ledger import (
+    Acceptance,
+    Accepted,
+    Claimed,
+    ClaimRequest,
+    Entered,
+    Entry,
+    Finish,
+    Finished,
+    Park,
+    Reported,
+    Taken,
+)
 from tests.contract.ledger_world import ACCEPTED, AGAIN, ME, OTHER, SENT, UNKNOWN, LedgerWorld
 from tests.contract.test_ledger_postgres import set_back
 from tests.support.postgres import ask, until_waiting_for_a_lock
@@ -274,3 +288,34 @@ async def test_in_a_crowd_nothing_is_done_twice_and_the_counters_stay_right(
         )
         if n
     }  # fmt: skip
+
+
+async def test_a_receipt_and_the_end_of_its_attempt_at_once_come_to_the_same_end(world: LedgerWorld) -> None:
+    """Each message's receipt, twice, while its attempt is finished or closed as unknown, by several connections."""
+    draw = random.Random(5)
+    messages = [world.message() for _ in range(60)]
+    await world.accept(*messages)
+    claims = await world.try_claim(*(m.id for m in messages))
+    receipts, taken = world.ledger.receipts, list[Taken]()
+
+    async def report(claimed: Claimed) -> None:
+        await trio.sleep(draw.random() / 20)
+        receipt = Receipt(attempt_id=attempt_id(claimed.message_id, claimed.number), effect=Effect.DELIVERED)
+        taken.extend(await receipts.take([Reported("p1", receipt)], keep_s=3600))
+
+    async def finish(claimed: Claimed, *, lost: bool) -> None:
+        await trio.sleep(draw.random() / 20)
+        await world.finish(claimed, *((UNKNOWN, AGAIN) if lost else (ACCEPTED, SENT)))
+
+    async with trio.open_nursery() as nursery:
+        for n, claimed in enumerate(claims):
+            nursery.start_soon(partial(finish, claimed, lost=n % 2 == 0))
+            nursery.start_soon(report, claimed)
+            nursery.start_soon(report, claimed)
+    assert 0 < sum(each.kept for each in taken) < 120, "some came before, and some after"
+    await world.advance(2)
+    again, _ = await receipts.look_again(limit=500)
+    assert {await world.state(m) for m in messages} == {State.DELIVERED}
+    entered = [state for each in (*taken, *again) for state in each.entered]
+    assert (entered.count(State.DELIVERED), entered.count(State.SENT)) == (60, 30)
+    assert await receipts.look_again(limit=500) == ([], None)
