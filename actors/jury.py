@@ -3,14 +3,15 @@
 It is told of each rejection after it was written down, asks the ledger whether another provider has lately accepted
 that recipient, and puts its own count together with what the other supervisors report. Where the verdict is against
 the provider it is paused through the operators' controls, so that everybody sees why and anybody can resume it; a
-little later, when no call that had begun before is left, the dead letters that it made in that time go on their way
-again as an operation. Several supervisors may come to the same verdict: the pause is one, and so is the operation.
+little later the dead letters that it made in that time go on their way again as an operation. Who hears late of the
+pause, or has a slow call in the air, makes some more: they follow. Several supervisors may come to the same verdict:
+the pause is one, and so is each operation.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,6 +42,7 @@ LOOK_S: Final = 1.0
 PAUSE_S: Final = 900.0
 BRIDGE_S: Final = 3.0
 """Until the heartbeats have brought the pause to every supervisor; what is refused meanwhile is redriven too."""
+SWEEPS_S: Final = (BRIDGE_S, 10.0, 30.0)
 WARN_EVERY_S: Final = 300.0
 ACTOR: Final = "system"
 
@@ -55,10 +57,11 @@ class Rejected:
 
 @dataclass(slots=True)
 class _Owed:
-    """Dead letters of a provider, from then on, to be redriven once nothing is added to them."""
+    """Dead letters of a provider, of a span of time, to be redriven at these times."""
 
     since: datetime
-    due_s: float
+    until: datetime
+    due_s: deque[float]
 
 
 class Jury:
@@ -74,9 +77,11 @@ class Jury:
         reports: Callable[[], Sequence[ProviderReport]],
         blocked: Callable[[], Mapping[str, object]],
         *,
+        max_redrives: int,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
+        self._max_redrives = max_redrives
         self._ledger = ledger
         self._coordination = coordination
         self._router = router
@@ -160,7 +165,9 @@ class Jury:
             except QueueDown as error:  # then nobody calls anyway
                 log.warning("provider.not_told", provider=name, error=str(error))
             self._tell(name, evidence, paused=True)
-            self._owed[name] = _Owed(now - timedelta(seconds=WINDOW_S), self._clock.boot_s() + BRIDGE_S)
+            since, ends = now - timedelta(seconds=WINDOW_S), now + timedelta(seconds=WINDOW_S)
+            now_s = self._clock.boot_s()
+            self._owed[name] = _Owed(since, ends, deque(now_s + after_s for after_s in SWEEPS_S))
         self._refuted[name].clear()
 
     def _tell(self, name: str, evidence: Evidence, *, paused: bool) -> None:
@@ -178,19 +185,30 @@ class Jury:
 
     async def _redrive(self, name: str) -> None:
         owed = self._owed.get(name)
-        if owed is None or self._clock.boot_s() < owed.due_s:
+        if owed is None or self._clock.boot_s() < owed.due_s[0]:
             return
-        # The same id for all who came to this verdict within the minute.
+        wanted = DeadLetterFilter(provider=name, reason=Reason.REJECTED, since=owed.since, until=owed.until)
+        operations = self._ledger.operations
+        found = await operations.dry_run(
+            OperationKind.REDRIVE, ids=None, wanted=wanted, tenant=None, max_redrives=self._max_redrives
+        )
+        if found.eligible:
+            await self._begin(name, wanted, sweep=len(owed.due_s))
+        owed.due_s.popleft()
+        if not owed.due_s:
+            del self._owed[name]
+
+    async def _begin(self, name: str, wanted: DeadLetterFilter, *, sweep: int) -> None:
+        """Under the same id for all who came to this verdict within the minute."""
         minute = self._clock.now().replace(second=0, microsecond=0)
         operation = await self._ledger.operations.create(
-            new_id("op", minute, chance=zlib.crc32(name.encode())),
+            new_id("op", minute, chance=zlib.crc32(f"{name} {sweep}".encode())),
             OperationKind.REDRIVE,
             ids=None,
-            wanted=DeadLetterFilter(provider=name, reason=Reason.REJECTED, since=owed.since),
+            wanted=wanted,
             tenant=None,
             rate=None,
             reason=f"{name} rejected recipients that other providers accept",
             actor=ACTOR,
         )
-        del self._owed[name]
         log.info("provider.rejections_redriven", provider=name, operation=operation.id, total=operation.total)

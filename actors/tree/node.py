@@ -273,7 +273,8 @@ class Node:
     def _jury(self) -> Jury:
         return Jury(
             self.adapters.ledger, self.adapters.coordination, self.router, self._refuted,
-            lambda: [*self.reports(), *self.peers.reports], self.blocked, clock=self.clock, metrics=self.metrics,
+            lambda: [*self.reports(), *self.peers.reports], self.blocked,
+            max_redrives=self.config.dead_letters.max_redrives, clock=self.clock, metrics=self.metrics,
         )  # fmt: skip
 
     def _scheduler(self, channel: Channel) -> Scheduler:

@@ -87,6 +87,22 @@ async def test_it_is_paused_and_everything_arrives_by_the_other(
     await world.end()
 
 
+async def test_who_hears_late_of_it_loses_nothing_either(autojump_clock: object, nursery: trio.Nursery) -> None:
+    """A supervisor that is cut off from the ledger's controls goes on for a while, and writes its rejections later."""
+    world = a_world(nursery)
+    await world.start()
+    late = await world.start(roles=frozenset({"delivery"}))
+    await known_to_y(world, NUMBERS)
+    await post(world, NUMBERS[:10])
+    async with trio.open_nursery() as cutting:
+        cutting.start_soon(lambda: world.cut(late, 4.0, ledger=True))
+        await post(world, NUMBERS[10:])
+    await trio.sleep(60)
+    assert pause_of(world, "x") is not None
+    assert {world.store.state_of(row) for row in world.store.rows.values()} == {State.SENT}
+    await world.end()
+
+
 async def test_recipients_that_nobody_else_has_accepted_speak_against_nobody(
     autojump_clock: object, nursery: trio.Nursery
 ) -> None:
