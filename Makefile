@@ -18,7 +18,7 @@ ifneq ($(shell $(intact) && echo yes),yes)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down test test-tools check fmt types lint imports contract bench main-job dashboards clean
+.PHONY: help setup setup-dev up down test test-tools check fmt types lint imports contract chaos bench main-job dashboards clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -69,6 +69,10 @@ imports: $(STAMP_DEV) ## import layers, as docs/architecture.md draws them
 
 contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin and on the real service
 	@$(BIN)/pytest tests/contract $(ARGS)
+
+chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20, resumable)
+	@$(BIN)/python -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(FAULTS_S),--faults-s $(FAULTS_S)) $(ARGS)
 
 bench: $(STAMP_DEV) ## Heliograph's own speed scenarios (PEERS=<folder of the kit> runs the peers in turn)
 	@PEERS="$(PEERS)" $(BIN)/python -P -m tests.bench $(ARGS)

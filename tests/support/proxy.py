@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import trio
 
 
 class Proxy:
     """`lose_replies`: that many answers of the server are swallowed, and their connections cut. `cut`: nobody gets
-    through, and open connections end. `upstream` may be changed: connections to the old one end."""
+    through, and open connections end. `stall`: connections are made, and nothing goes through. `upstream` may be
+    changed: connections to the old one end."""
 
     def __init__(self, port: int) -> None:
         self._upstream = port
         self._cut = False
-        self._open: set[trio.CancelScope] = set()
+        self._flowing = trio.Event()
+        self._flowing.set()
+        self._open: dict[trio.CancelScope, tuple[trio.SocketStream, trio.SocketStream]] = {}
         self.lose_replies = 0
         self.port = 0
 
@@ -26,6 +32,12 @@ class Proxy:
         if is_cut:
             self.break_connections()
 
+    def stall(self, is_stalled: bool) -> None:
+        if not is_stalled:
+            self._flowing.set()
+        elif self._flowing.is_set():
+            self._flowing = trio.Event()
+
     def lead_to(self, port: int) -> None:
         self._upstream = port
         self.break_connections()
@@ -33,6 +45,13 @@ class Proxy:
     def break_connections(self) -> None:
         for scope in self._open:
             scope.cancel()
+
+    def reset_connections(self) -> None:
+        """Both ends are told by a TCP reset; what was on its way is lost."""
+        for streams in self._open.values():
+            for stream in streams:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.break_connections()
 
     async def _carry(self, client: trio.SocketStream) -> None:
         async with client:
@@ -44,17 +63,18 @@ class Proxy:
                 return
             async with server:
                 with trio.CancelScope() as scope:
-                    self._open.add(scope)
+                    self._open[scope] = client, server
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._pump, client, server, scope)
                         nursery.start_soon(self._pump, server, client, scope, True)
-                self._open.discard(scope)
+                del self._open[scope]
 
     async def _pump(
         self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, replies: bool = False
     ) -> None:
         try:
             async for data in source:
+                await self._flowing.wait()
                 if replies and self.lose_replies > 0:
                     self.lose_replies -= 1
                     break

@@ -1,0 +1,273 @@
+"""One run: a cluster under load, the faults of a plan, quiet, and the verdict."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.clients import Clients
+from tests.chaos.cluster import Cluster, tracebacks
+from tests.chaos.judge import Evidence, Verdict, judge
+from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan
+
+TICK_S: Final = 0.02
+INTAKE_WITHIN_S: Final = 45.0
+SETTLE_WITHIN_S: Final = 60.0
+"""Beside the time that the backlog takes at the rate."""
+STORES: Final = ("redis", "postgres")
+
+
+@dataclass(slots=True)
+class Report:
+    """`wrong` has what a verdict cannot: processes, counts, leftovers. `said`: the faults and all supervisors' logs."""
+
+    plan: Plan
+    verdict: Verdict
+    accepted: int
+    calls: int
+    answers: dict[int, int]
+    settled_s: float
+    wrong: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return self.verdict.good and not self.wrong
+
+    def as_json(self) -> dict[str, object]:
+        plan = asdict(self.plan)
+        plan["faults"] = [str(fault) for fault in self.plan.faults]
+        return {
+            "seed": self.plan.seed,
+            "result": "ok" if self.good else "failed",
+            "faults": len(self.plan.faults),
+            "accepted": self.accepted,
+            "calls": self.calls,
+            "duplicates": dict(self.verdict.duplicates),
+            "lost": len(self.verdict.lost),
+            "excess": {n: [e, self.plan.bursts[n]] for n, e in self.verdict.excess.items()},
+            "states": dict(self.verdict.states),
+            "answers": self.answers,
+            "settled_s": round(self.settled_s, 1),
+            "wrong": [*self.verdict.lost[:10], *self.verdict.wrong[:20], *self.wrong[:20]],
+            "plan": plan,
+        }
+
+
+def run(plan: Plan, tell: Callable[[str], None]) -> Report:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-chaos-")))
+        cluster = Cluster(plan, home, stack)
+        clients = Clients(cluster.gateways, cluster.key, plan.posted, plan.seed)
+        return _Run(cluster, clients, tell).run()
+
+
+class _Run:
+    def __init__(self, cluster: Cluster, clients: Clients, tell: Callable[[str], None]) -> None:
+        self._cluster = cluster
+        self._plan = cluster.plan
+        self._clients = clients
+        self._tell = tell
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._began_s = 0.0
+        self._down: set[str] = set()
+        self._paused: set[str] = set()
+        self._wrong: list[str] = []
+        self._told: list[str] = []
+
+    def run(self) -> Report:
+        self._clients.start()
+        try:
+            self._began_s = time.monotonic()
+            for fault in self._plan.faults:
+                self._at(fault.at_s, partial(self._do, fault))
+            self._go_on(lambda: self._now_s() >= self._plan.faults_s)
+            self._mend()
+            self._clients.finish()
+            if not self._go_on(lambda: not self._clients.busy, within_s=INTAKE_WITHIN_S):
+                self._wrong.append(f"requests were not answered 202 within {INTAKE_WITHIN_S:g} s of the last fault")
+        finally:
+            self._clients.leave()
+        settled_s = self._settle()
+        self._wrong += filter(None, [self._cluster.accounts()])
+        self._drain()
+        return self._report(settled_s)
+
+    # ------------------------------------------------------------------------------------------ the time table
+
+    def _at(self, at_s: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (at_s, next(self._numbers), do))
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def _go_on(self, enough: Callable[[], bool], within_s: float = math.inf) -> bool:
+        """What is due is done until it is enough; False: it was not in time."""
+        until_s = self._now_s() + within_s
+        while not enough():
+            if self._now_s() > until_s:
+                return False
+            while self._due and self._due[0][0] <= self._now_s():
+                heapq.heappop(self._due)[2]()
+            self._look()
+            time.sleep(TICK_S)
+        return True
+
+    def _look(self) -> None:
+        for supervisor in self._cluster.supervisors.values():
+            wrong = supervisor.look()
+            if wrong:
+                self._wrong.append(f"{self._now_s():.2f} s: {wrong}")
+
+    def _do(self, fault: Fault) -> None:
+        self._tell(str(fault))
+        self._told.append(f"{datetime.now(UTC):%H:%M:%S.%f} {fault}")
+        cluster, end_s = self._cluster, self._now_s() + fault.for_s
+        supervisor = cluster.supervisors[fault.target] if isinstance(fault.target, int) else None
+        match fault.kind:
+            case Kind.KILL:
+                assert supervisor is not None
+                supervisor.kill(fault.for_s)
+            case Kind.STOP:
+                assert supervisor is not None
+                supervisor.signal(signal.SIGSTOP)
+                self._at(end_s, partial(_wake, supervisor.process))
+            case Kind.TERM:
+                assert supervisor is not None
+                supervisor.terminate()
+            case Kind.FLUSH:
+                if not self._is_away("redis"):
+                    cluster.redis.flush()
+            case Kind.BACKENDS:
+                if not self._is_away("postgres"):
+                    cluster.end_sessions()
+            case Kind.REDIS:
+                self._stop("redis", signal.SIGKILL, end_s, partial(cluster.age_redis_file, fault.how))
+            case Kind.POSTGRES:
+                how = signal.SIGINT if fault.how == "fast" else signal.SIGQUIT
+                self._stop("postgres", how, end_s, lambda: None)
+            case Kind.PAUSE:
+                self._pause(fault.how, end_s)
+            case Kind.CUT:
+                target = supervisor.number if supervisor else None
+                cluster.lines.each(fault.how, target, lambda line: line.cut(True))
+                self._at(end_s, lambda: cluster.lines.each(fault.how, target, lambda line: line.cut(False)))
+            case Kind.STALL:
+                target = supervisor.number if supervisor else None
+                cluster.lines.each(fault.how, target, lambda line: line.stall(True))
+                self._at(end_s, lambda: cluster.lines.each(fault.how, target, lambda line: line.stall(False)))
+            case Kind.RESET:
+                target = supervisor.number if supervisor else None
+                cluster.lines.each(fault.how, target, lambda line: line.reset_connections())
+            case Kind.PROVIDER:
+                provider = str(fault.target)
+                cluster.sink.be(provider, fault.how)
+                self._at(end_s, partial(cluster.sink.be, provider, "ok"))
+
+    def _is_away(self, store: str) -> bool:
+        return store in self._down or store in self._paused
+
+    def _stop(self, store: str, how: signal.Signals, end_s: float, then: Callable[[], None]) -> None:
+        if self._is_away(store):
+            return
+        self._down.add(store)
+        self._server(store).stop(how)
+        then()
+        self._at(end_s, partial(self._start, store))
+
+    def _start(self, store: str) -> None:
+        if store in self._down:
+            self._server(store).start()
+            self._down.discard(store)
+
+    def _pause(self, store: str, end_s: float) -> None:
+        if self._is_away(store):
+            return
+        self._paused.add(store)
+        self._server(store).pause()
+        self._at(end_s, partial(self._resume, store))
+
+    def _resume(self, store: str) -> None:
+        if store in self._paused:
+            self._server(store).resume()
+            self._paused.discard(store)
+
+    def _server(self, store: str):  # type: ignore[no-untyped-def]
+        return self._cluster.redis if store == "redis" else self._cluster.postgres
+
+    # ------------------------------------------------------------------------------------------------- quiet
+
+    def _mend(self) -> None:
+        """All faults end."""
+        cluster = self._cluster
+        self._due.clear()
+        for store in STORES:
+            self._resume(store)
+            self._start(store)
+            cluster.lines.each(store, None, lambda line: line.cut(False))
+            cluster.lines.each(store, None, lambda line: line.stall(False))
+        for provider in PROVIDERS:
+            cluster.sink.be(provider, "ok")
+        for supervisor in cluster.supervisors.values():
+            supervisor.signal(signal.SIGCONT)
+            if supervisor.starts_at_s is not None:
+                supervisor.starts_at_s = 0.0
+
+    def _settle(self) -> float:
+        """Until nothing waits; answers how long that took."""
+        began_s, look_s = self._now_s(), 0.0
+
+        def settled() -> bool:
+            nonlocal look_s
+            if self._now_s() < look_s:
+                return False
+            look_s = self._now_s() + 0.5
+            return self._cluster.waiting() == 0
+
+        within_s = SETTLE_WITHIN_S + len(self._clients.accepted) / self._plan.rates[PROVIDERS[0]]
+        if not self._go_on(settled, within_s):
+            self._wrong.append(f"{self._cluster.waiting()} messages still wait {within_s:.0f} s after the last fault")
+            self._wrong += self._cluster.still_waiting()
+        return self._now_s() - began_s
+
+    def _drain(self) -> None:
+        for supervisor in self._cluster.supervisors.values():
+            supervisor.terminate()
+        for supervisor in self._cluster.supervisors.values():
+            code = supervisor.process.ends()
+            if code != 0:
+                self._wrong.append(f"supervisor {supervisor.number} drained and ended with {code}")
+            self._wrong += tracebacks(supervisor)
+        self._wrong += [f"left in hand: {each}" for each in self._cluster.in_hand()]
+
+    def _report(self, settled_s: float) -> Report:
+        calls = self._cluster.sink.calls()
+        evidence = Evidence(self._clients.accepted, calls, self._cluster.log(), self._cluster.limits())
+        return Report(
+            plan=self._plan,
+            verdict=judge(evidence),
+            accepted=len(self._clients.accepted),
+            calls=len(calls),
+            answers=dict(self._clients.answers),
+            settled_s=settled_s,
+            wrong=[*self._wrong, *self._clients.odd],
+            said=[*self._told, *(line for s in self._cluster.supervisors.values() for line in s.said())],
+        )
+
+
+def _wake(stopped: Process) -> None:
+    """That very one; another may have taken its place."""
+    if stopped.child.poll() is None:
+        stopped.signal(signal.SIGCONT)
