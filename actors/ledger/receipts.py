@@ -390,7 +390,7 @@ def _apply(edges: Edges, look: _Look, known: Mapping[str, _Known], *, last: bool
 
 def _apply_to(edges: Edges, look: _Look, known: _Known, number: int, *, last: bool) -> None:
     receipt, taken = look.reported.receipt, look.taken
-    ruling = rule(_effect(receipt, known), number, look.reported.provider, known.situation(last=last))
+    ruling = _ruling(look, known, number, last=last)
     if ruling.known or ruling.kept:
         taken = replace(taken, message_id=known.id, channel=known.channel, kept=taken.kept or ruling.kept)
     if ruling.known and receipt.suppress is not None:
