@@ -19,8 +19,9 @@ from heliograph.actors.model.receipt import Effect, Receipt
 from heliograph.actors.ports.ledger import ClaimRequest, Finish
 from heliograph.actors.ports.receipts import CertificateNeeded, Genuine, ReceiptCall, Refused, Reports
 from heliograph.gateway.fetching import Fetcher, NotFetched
-from tests.support.builders import a_provider
+from tests.support.builders import NOW, a_provider
 from tests.support.gateway_world import Gateway, World, a_gateway
+from tests.support.sns import CERTIFICATE, SUBSCRIBE, TOPIC, Sns
 
 SECRET: Final = "the-secret-in-the-url"
 BULK: Final = a_provider(
@@ -34,13 +35,13 @@ def with_bulksms(**fields: Any) -> World:
     return World(providers=(BULK, a_provider(name="post", channel=Channel.EMAIL)), **fields)
 
 
-async def sent(gateway: Gateway) -> str:
-    """The id of a message that `bulk` has taken."""
-    message_id = await gateway.accepted()
+async def sent(gateway: Gateway, provider: str = "bulk", **fields: Any) -> str:
+    """The id of a message that the provider has taken."""
+    message_id = await gateway.accepted(**fields)
     delivery = gateway.world.ledger.delivery
-    [claimed] = await delivery.claim([ClaimRequest(message_id, "bulk", 10)], supervisor="s1")
+    [claimed] = await delivery.claim([ClaimRequest(message_id, provider, 10)], supervisor="s1")
     finish = Finish(
-        message_id=message_id, number=1, provider="bulk", started_at=claimed.started_at,
+        message_id=message_id, number=1, provider=provider, started_at=claimed.started_at,
         finished_at=claimed.started_at, answer=ProviderAnswer(outcome=Outcome.ACCEPTED),
         move=Move(state=State.SENT, counted=1),
     )  # fmt: skip
@@ -224,3 +225,57 @@ async def test_a_subscription_that_could_not_be_confirmed_is_asked_for_again() -
     async with a_gateway(with_signed(Signed(certificates=0), Fetching(fails=True))) as gateway:
         answer = await gateway.post("/v1/receipts/signed", {**BODY, "confirm": "https://sns.example/"}, secret=None)
         assert answer.status == 503
+
+
+# ------------------------------------------------------------------------------------------- a whole conversation
+
+
+class Amazon(Fetching):
+    """Has SNS' certificate, and confirms."""
+
+    def __init__(self, sns: Sns) -> None:
+        super().__init__()
+        self.pem = sns.certificate()
+
+    async def _get(self, url: str) -> bytes:
+        await super()._get(url)
+        return self.pem.encode() if url == CERTIFICATE else b"<ConfirmSubscriptionResponse/>"
+
+
+async def test_sns_is_confirmed_and_then_tells_of_a_bounce() -> None:
+    sns = Sns()
+    ses = a_provider(
+        name="ses", kind="ses", channel=Channel.EMAIL, sender="hi@shop.in", receipts={"topic_arns": [TOPIC]},
+        credentials={"access_key_id": "AKIA", "secret_access_key": "s", "region": "ap-south-1"},
+    )  # fmt: skip
+    amazon = Amazon(sns)
+    plain = {"Content-Type": "text/plain; charset=UTF-8"}
+    async with a_gateway(World(providers=(ses, a_provider(name="text")), fetcher=amazon)) as gateway:
+        gateway.world.clock.at = NOW
+
+        async def call(envelope: dict[str, Any]) -> int:
+            answer = await gateway.post("/v1/receipts/ses", envelope, secret=None, headers=plain)
+            return answer.status
+
+        assert await call(sns.envelope("You have chosen to subscribe", "SubscriptionConfirmation")) == 200
+        assert amazon.asked == [CERTIFICATE, SUBSCRIBE]
+        message_id = await sent(gateway, "ses", channel="email", to="asha@shop.in", subject="Hello")
+        bounce = {
+            "eventType": "Bounce",
+            "bounce": {
+                "bounceType": "Permanent",
+                "bounceSubType": "General",
+                "bouncedRecipients": [{"emailAddress": "asha@shop.in", "status": "5.1.1"}],
+            },
+            "mail": {"messageId": "m", "tags": {"hg-attempt": [attempt_id(message_id, 1)]}},
+        }
+        genuine = sns.envelope(bounce)
+        assert await call({**genuine, "Message": genuine["Message"].replace("General", "NoEmail")}) == 401
+        assert await state(gateway, message_id) == "sent"
+        assert await call(genuine) == 200
+        assert await state(gateway, message_id) == "undelivered"
+        again = await gateway.accepted(channel="email", to="Asha@shop.in", subject="Again")
+        assert await state(gateway, again) == "suppressed"
+        assert amazon.asked == [CERTIFICATE, SUBSCRIBE]
+        [entry] = (await gateway.get("/v1/suppressions")).json["data"]
+        assert (entry["to"], entry["reason"], entry["message_id"]) == ("asha@shop.in", "bounce", message_id)
