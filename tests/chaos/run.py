@@ -20,6 +20,8 @@ from tests.chaos.clients import Clients
 from tests.chaos.cluster import Cluster, tracebacks
 from tests.chaos.judge import Evidence, Verdict, judge
 from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan
+from tests.support.command import Process
+from tests.support.services import Server
 
 TICK_S: Final = 0.02
 INTAKE_WITHIN_S: Final = 45.0
