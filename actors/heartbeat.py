@@ -20,13 +20,14 @@ from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneratio
 from heliograph.actors.model.provider import Controls, ProviderReport
 from heliograph.actors.ports.handover import ControlsChanged, ProviderMessage
 from heliograph.actors.ports.ledger import ClusterLedger, DeliveryLedger, Peer, WaitingHint
-from heliograph.actors.ports.queue import Queue
+from heliograph.actors.ports.queue import Hint, Later, Queue
 
 log = structlog.get_logger()
 EVERY_S: Final = 1.0
 DEAD_AFTER_S: Final = 5.0
 MISSED_S: Final = 3.0
-PAGE: Final = 10_000
+MOST_OWED: Final = 10_000
+PAGE: Final = 1000
 
 
 @dataclass(slots=True)
@@ -54,7 +55,6 @@ class Heartbeat:
         peers: Peers,
         providers: Mapping[str, Ref[ProviderMessage]],
         reports: Callable[[], Sequence[ProviderReport]],
-        announce: Callable[[Sequence[WaitingHint]], None],
         *,
         supervisor: str,
         roles: Sequence[str],
@@ -67,7 +67,6 @@ class Heartbeat:
         self._peers = peers
         self._providers = providers
         self._reports = reports
-        self._announce = announce
         self._supervisor = supervisor
         self._roles = roles
         self._metrics_url = metrics_url
@@ -133,14 +132,20 @@ class Heartbeat:
                 self._said[name] = said
 
     async def _bury(self, dead: str) -> None:
-        """Move its hints, push again what it may have owed, and only then mark it ended: many may do it at once, and
-        one that is cut short is done again by the next look."""
+        """Move its hints, push again what it may have owed, and only when the lists have all of it mark it ended: many
+        may do it at once, and one that is cut short, by our own death too, is done again by the next look."""
         try:
             moved = await self._queue.adopt(dead)
+            owed = await self._delivery.touched_by(dead, limit=MOST_OWED)
+            for n in range(0, len(owed), PAGE):
+                await self._push(owed[n : n + PAGE])
         except (QueueDown, StaleGeneration):
             return
-        owed = await self._delivery.touched_by(dead, limit=PAGE)
-        self._announce(owed)
         await self._cluster.leave(dead)
         self._seen.pop(dead, None)
         log.warning("supervisor.dead", supervisor=dead, hints_moved=moved, pushed_again=len(owed))
+
+    async def _push(self, owed: Sequence[WaitingHint]) -> None:
+        due = [Hint(each.message_id, each.lane) for each in owed if each.due_in_s <= 0]
+        later = [Later(Hint(each.message_id, each.lane), each.due_in_s) for each in owed if each.due_in_s > 0]
+        await self._queue.push(due, later=later)

@@ -182,7 +182,7 @@ class Node:
             leaf(
                 self.box("heartbeat", 1),
                 lambda: Heartbeat(
-                    ledger.cluster, ledger.delivery, queue, self.peers, refs, self.reports, self.announce_waiting,
+                    ledger.cluster, ledger.delivery, queue, self.peers, refs, self.reports,
                     supervisor=self.supervisor, roles=sorted(self.roles), metrics_url=lambda: self.metrics_url,
                     clock=self.clock,
                 ),
