@@ -135,14 +135,20 @@ class Hand:
 
     def surplus(self, now_s: float, *, urgent: bool) -> list[Held]:
         """Take out what no slot in hand will carry, the least urgent first; with `urgent`, urgent ones too."""
-        entries = sorted(self._heap)
-        keep = self.slots(now_s)
-        kept = [e for n, e in enumerate(entries) if n < keep or (not urgent and e[0] == RANK[Priority.URGENT])]
-        if len(kept) == len(entries):
-            return []
-        stay = {id(entry) for entry in kept}
-        self._heap = kept
-        return [entry[3] for entry in entries if id(entry) not in stay]
+        self._drop_past(now_s)
+        room = sum(grant.cost for grant in self._grants)
+        kept: list[tuple[int, float, int, Held]] = []
+        gone: list[Held] = []
+        for entry in sorted(self._heap):
+            held = entry[3]
+            if held.cost <= room or (not urgent and held.priority is Priority.URGENT):
+                kept.append(entry)
+                room = max(0, room - held.cost)
+            else:
+                gone.append(held)
+        if gone:
+            self._heap = kept
+        return gone
 
     def next_lapse_s(self) -> float:
         """No message lapses before."""

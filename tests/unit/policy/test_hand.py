@@ -105,6 +105,13 @@ def test_what_no_slot_will_carry_can_be_taken_out_but_for_urgent_ones() -> None:
     assert hand.surplus(0.0, urgent=True) == [urgent]
 
 
+def test_those_that_share_a_slot_are_no_surplus() -> None:
+    together = [held(key="k") for _ in range(4)]
+    hand = a_hand(*together, batch=10)
+    hand.grant([slot()], 3)
+    assert hand.surplus(0.0, urgent=False) == together[3:]
+
+
 def test_it_is_told_what_of_a_slot_nobody_uses() -> None:
     told: list[tuple[Counted, int]] = []
     hand = Hand(batch=1, largest=20, unused=lambda counted, recipients: told.append((counted, recipients)))
