@@ -27,6 +27,8 @@ from heliograph.providers.wire import MIB, Base, LineTransport, Loss, Transport,
 
 DAY_S: Final = 86_400.0
 MOST_ALONE: Final = 10_000
+SHORTEST_PIECE: Final = 6
+"""Of a secret, in characters, that is blotted out where a text was cut off in it."""
 HTTP: Final = "RFC 9110, HTTP semantics"
 
 STATUS: Final[Mapping[int, Verdict]] = {
@@ -169,9 +171,20 @@ def word(value: object) -> str | None:
 
 
 def masker(secrets: Collection[str]) -> Callable[[str], str]:
-    """Blots the secrets out of a text; a function, so that no repr shows them."""
-    pattern = re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))) or "(?!)")
-    return lambda text: pattern.sub("…", text)
+    """Blots the secrets out of a text, also one that was cut off at the text's end; a function, so that no repr shows
+    them."""
+    whole = re.compile("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))) or "(?!)")
+
+    def mask(text: str) -> str:
+        text = whole.sub("…", text)
+        said = text.removesuffix("…")
+        for secret in secrets:
+            for length in range(len(secret) - 1, SHORTEST_PIECE - 1, -1):
+                if said.endswith(secret[:length]):
+                    return f"{said[:-length]}…"
+        return text
+
+    return mask
 
 
 def explainer(judge: Callable[[WireAnswer], Finding]) -> Callable[[str, bytes], Finding]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from heliograph.actors.model.attempt import Answer, Outcome
+from heliograph.providers.http import masker
 from heliograph.providers.smtp.dialogue import Dialogue, Heard, Say, Secure, lost
 from heliograph.providers.smtp.replies import Reply, Row, Stage, find
 from heliograph.providers.verdicts import clip
@@ -106,8 +107,7 @@ def _authenticate(features: Features, login: Login, rows: tuple[Row, ...]) -> Di
             lines = [f"user={login.username}\1auth=Bearer {login.token}\1\1"]
             command = b"AUTH XOAUTH2 " + _base64(lines.pop(0))
         case Bearer() if "OAUTHBEARER" in features.mechanisms:
-            user = login.username.replace("=", "=3D").replace(",", "=2C")
-            lines = [f"n,a={user},\1auth=Bearer {login.token}\1\1", "\1"]
+            lines = [f"n,a={_escaped(login.username)},\1auth=Bearer {login.token}\1\1", "\1"]
             command = b"AUTH OAUTHBEARER " + _base64(lines.pop(0))
         case Password() if "PLAIN" in features.mechanisms:
             lines = [f"\0{login.username}\0{login.password}"]
@@ -125,7 +125,23 @@ def _authenticate(features: Features, login: Login, rows: tuple[Row, ...]) -> Di
         if heard.loss is not None or heard.replies[0].code != 334:
             break
         heard = yield Say((_base64(lines.pop(0)) if lines else b"") + b"\r\n")
-    return _refusal(heard, Stage.LOGIN, rows)
+    refused = _refusal(heard, Stage.LOGIN, rows)
+    if refused is None or refused.detail is None:
+        return refused
+    return replace(refused, detail=masker(_secrets_of(login))(refused.detail))
+
+
+def _secrets_of(login: Login) -> list[str]:
+    """As they are, and as they were said: some servers say back what they were told."""
+    secret = login.token if isinstance(login, Bearer) else login.password
+    user, escaped = login.username, _escaped(login.username)
+    bearer = f"auth=Bearer {secret}\1\1"
+    said = [secret, f"\0{user}\0{secret}", f"user={user}\1{bearer}", f"n,a={escaped},\1{bearer}"]
+    return [secret, *(_base64(text).decode().rstrip("=") for text in said)]
+
+
+def _escaped(user: str) -> str:
+    return user.replace("=", "=3D").replace(",", "=2C")
 
 
 def _base64(text: str) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.attempt import Outcome, Scope
-from heliograph.providers.http import DAY_S, by_status, masker, parse, retry_after_s
+from heliograph.providers.http import DAY_S, SHORTEST_PIECE, by_status, masker, parse, retry_after_s
 from heliograph.providers.verdicts import DETAIL_LENGTH, Finding, Verdict, clip
 from heliograph.providers.wire import WireAnswer
 
@@ -109,3 +109,9 @@ def test_secrets_are_blotted_out_the_longest_first() -> None:
     mask = masker(["abc", "abcdef", "x.y"])
     assert mask("abcdef abc x.y xzy") == "… … … xzy"
     assert masker([])("anything") == "anything"
+
+
+@given(st.text("kKeY0123456789", min_size=8, max_size=20), st.text("xyz ", max_size=30), st.integers(1, 60))
+def test_a_secret_that_a_text_was_cut_off_in_is_blotted_out_too(secret: str, before: str, most: int) -> None:
+    shown = masker([secret])(clip(f"{before}{secret}", most))
+    assert secret[:SHORTEST_PIECE] not in shown

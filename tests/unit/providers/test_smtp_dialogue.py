@@ -196,6 +196,29 @@ def test_a_token_goes_by_the_standards_way_where_that_alone_is_offered() -> None
     assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "535 5.7.8")
 
 
+@pytest.mark.parametrize(("mechanism", "asked_on"), [("PLAIN", 0), ("LOGIN", 2), ("XOAUTH2", 1), ("OAUTHBEARER", 1)])
+def test_a_server_that_says_credentials_back_is_not_quoted(mechanism: str, asked_on: int) -> None:
+    secret = "a secret,=4711"
+    login = Bearer("me=x@x.in", secret) if "OA" in mechanism else Password("me=x@x.in", secret)
+
+    def refused(words: str) -> tuple[Features | Answer, list[Step]]:
+        answers = [
+            heard("220 hi"),
+            heard(f"250 m|AUTH {mechanism}"),
+            *[heard("334 ")] * asked_on,
+            heard(f"535 {words}"),
+        ]
+        return drive(opening(ehlo_name="me", starttls=False, login=login), answers)
+
+    _, said = refused("no")
+    told = [word.decode() for line in lines(said)[2:] for word in line.split() if len(word) > 12]
+    result, _ = refused(f"not with {secret} or {' '.join(told)}")
+    assert isinstance(result, Answer)
+    assert result.detail is not None
+    assert result.detail.startswith("not with … or ")
+    assert [word for word in told if word.rstrip("=") in result.detail and secret in str(base64.b64decode(word))] == []
+
+
 def test_credentials_that_no_offer_fits_are_not_said() -> None:
     result, said = drive(
         opening(ehlo_name="me", starttls=False, login=Password("u", "p")),
