@@ -206,7 +206,7 @@ class _Run:
             self._server(store).resume()
             self._paused.discard(store)
 
-    def _server(self, store: str):  # type: ignore[no-untyped-def]
+    def _server(self, store: str) -> Server:
         return self._cluster.redis if store == "redis" else self._cluster.postgres
 
     # ------------------------------------------------------------------------------------------------- quiet
