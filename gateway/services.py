@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
@@ -17,6 +17,7 @@ from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, Reported
 from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.gateway.fetching import Fetcher
+from heliograph.gateway.seldom import Seldom
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,5 @@ class Services:
     readiness: Callable[[], Mapping[str, Check]]
     draining: Callable[[], bool]
     actors: Callable[[], Sequence[Health]]
+    complaints: Seldom = field(default_factory=Seldom)
+    """Of what strangers send."""

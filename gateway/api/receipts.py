@@ -49,7 +49,7 @@ async def take(services: Services, provider: str, reader: ReceiptReader, call: R
     await _verify(services, provider, reader, call)
     reports = reader.read(call)
     if isinstance(reports, Refused):
-        raise _refusal(provider, reports)
+        raise _refusal(services, provider, reports)
     for notice in reports.notices:
         log.warning("receipts.notice", provider=provider, text=notice)
     if reports.receipts:
@@ -67,7 +67,7 @@ async def _verify(services: Services, provider: str, reader: ReceiptReader, call
             case Genuine():
                 return
             case Refused() as refused:
-                raise _refusal(provider, refused)
+                raise _refusal(services, provider, refused)
             case CertificateNeeded(url):
                 try:
                     certificates[url] = await services.fetcher.certificate(url)
@@ -76,7 +76,7 @@ async def _verify(services: Services, provider: str, reader: ReceiptReader, call
                     raise _later("the provider's certificate cannot be had just now") from None
             case _ as never:
                 assert_never(never)
-    raise _refusal(provider, Refused(status=401, detail="it names one certificate after the other"))
+    raise _refusal(services, provider, Refused(status=401, detail="it names one certificate after the other"))
 
 
 async def _confirm(services: Services, provider: str, url: str) -> None:
@@ -88,8 +88,11 @@ async def _confirm(services: Services, provider: str, url: str) -> None:
     log.info("receipts.subscribed", provider=provider)
 
 
-def _refusal(provider: str, refused: Refused) -> problems.Refused:
-    log.warning("receipts.refused_call", provider=provider, status=refused.status, error=refused.detail)
+def _refusal(services: Services, provider: str, refused: Refused) -> problems.Refused:
+    if (count := services.complaints.count(f"receipts of {provider}")) is not None:
+        log.warning(
+            "receipts.refused_call", provider=provider, status=refused.status, error=refused.detail, count=count
+        )
     if refused.status == 401:
         return problems.Refused(Code.NOT_GENUINE, refused.detail, headers=CHALLENGE)
     return problems.Refused(Code.MALFORMED_REQUEST, refused.detail)

@@ -95,6 +95,15 @@ async def test_a_report_that_is_refused_says_why_as_a_problem(path: str, body: b
         assert gateway.world.taken == []
 
 
+async def test_whoever_calls_in_vain_does_not_fill_the_log() -> None:
+    async with a_gateway(with_bulksms()) as gateway:
+        with capture_logs() as logs:
+            for _ in range(50):
+                assert (await gateway.post("/v1/receipts/bulk", [], secret=None)).status == 401
+        said = [entry for entry in logs if entry["event"] == "receipts.refused_call"]
+        assert [(entry["provider"], entry["status"], entry["count"]) for entry in said] == [("bulk", 401, 1)]
+
+
 async def test_an_api_key_is_no_proof() -> None:
     async with a_gateway(with_bulksms()) as gateway:
         assert (await gateway.post("/v1/receipts/bulk", [])).status == 401
