@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Awaitable, Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, cast
 
 import structlog
@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from heliograph.actors.model.errors import HeliographError
-from heliograph.actors.model.settings import GatewaySettings
+from heliograph.actors.model.settings import GatewaySettings, Server
 from heliograph.actors.ports.receipts import ReceiptCall
 from heliograph.gateway.api import (
     batch,
@@ -37,10 +37,11 @@ from heliograph.gateway.api import (
 from heliograph.gateway.api.docs import docs_page
 from heliograph.gateway.api.openapi import openapi
 from heliograph.gateway.api.routing import KINDS_OF_ID, Reply, Route, dumps
-from heliograph.gateway.connections import Gate
+from heliograph.gateway.connections import Connection, Gate
 from heliograph.gateway.front import SAFE, Asked, Front, headers_of, origin_of, problem, request_id_of
+from heliograph.gateway.hot import Hot, HotConnection
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
-from heliograph.gateway.listening import FinishingConnection, bind, room_for, serve_on
+from heliograph.gateway.listening import Connect, FinishingConnection, bind, room_for, serve_on
 from heliograph.gateway.problems import Refusal, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 
@@ -56,18 +57,27 @@ ROUTES: Final[tuple[Route[Any, Any], ...]] = (
     *stats.ROUTES,
     *keys.ROUTES,
 )
+HOT: Final = frozenset(
+    {
+        ("POST", "/v1/messages"),
+        ("POST", "/v1/messages/batch"),
+        ("GET", "/v1/messages/{id}"),
+        ("GET", "/livez"),
+        ("GET", "/readyz"),
+    }
+)
+"""Those that are asked so often that they have a way of their own, where the gateway is set to have one."""
 CONSOLE: Final = "heliograph.gateway.console.routes"
 
 
-def make_app(services: Services) -> QuartTrio:
+def make_app(services: Services, front: Front | None = None) -> QuartTrio:
     app = _App(__name__, static_folder=None)
     # Bodies bound themselves (limits.py), and no time-out of the framework's may cut a stream.
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, PROPAGATE_EXCEPTIONS=False)
     app.url_map.merge_slashes = False
     for kind, pattern in KINDS_OF_ID.items():
         app.url_map.converters[kind] = _converter(kind, pattern)
-    front = Front(services)
-    views = _Views(front, app)
+    views = _Views(front or Front(services), app)
     for route in ROUTES:
         views.add(route)
     views.add_receipts()
@@ -234,6 +244,13 @@ def _response(reply: Reply) -> Response:
     return response
 
 
+def hot_of(front: Front) -> Hot:
+    services = front.services
+    pages = public.routes(services.readiness, services.draining, _openapi, _docs)
+    routes = [r for r in ROUTES if (r.method, r.path) in HOT]
+    return Hot(front, routes, [page for page in pages if ("GET", page.path) in HOT])
+
+
 async def serve_gateway(
     services: Services,
     settings: GatewaySettings,
@@ -243,11 +260,14 @@ async def serve_gateway(
 ) -> None:
     """Serve until `shutdown_trigger` returns, then let requests end within the grace. `ready` is told the address and
     port once connections are taken. ConfigurationError where they cannot be had."""
-    app = make_app(services)
+    front = Front(services)
+    app = make_app(services, front)
+    connect: Connect = partial(HotConnection, hot_of(front)) if settings.http_server is Server.FAST else Connection
     await serve_on(
         bind(settings.host, settings.port, "gateway.bind"),
         app,
         Gate(room_for(settings.connections), settings.connections_per_address),
+        connect,
         shutdown_trigger=shutdown_trigger,
         ready=ready,
         grace_s=services.config.delivery.drain_grace_s,

@@ -158,10 +158,18 @@ class Connection:
             if self._over:
                 thrown_away += len(data)
             else:
-                await self._protocol.handle(RawData(bytes(data)))
+                await self._take(bytes(data))
             if not data:
                 break
         await self._protocol.handle(Closed())
+
+    async def _take(self, data: bytes) -> None:
+        """What was received; empty at its end."""
+        await self._protocol.handle(RawData(data))
+
+    def is_between_requests(self) -> bool:
+        """Whether the last one was answered and nothing of another came yet."""
+        return self._idle and not self._over and not self._protocol.connection.trailing_data[0]
 
     async def _handle(self, event: Event) -> None:
         """What hypercorn has to say to the socket."""

@@ -35,6 +35,8 @@ LAST_WORDS_S: Final = 0.5
 OTHER_FILES: Final = 256
 """Open files that a process needs besides its clients' connections: stores, providers, logs."""
 
+Connect = Callable[[AppWrapper, Config, WorkerContext, trio.SocketStream], Connection]
+
 log = structlog.get_logger()
 
 
@@ -69,13 +71,14 @@ async def serve_on(
     listener: socket.socket,
     app: Any,
     gate: Gate,
+    connect: Connect = Connection,
     *,
     shutdown_trigger: Callable[[], Awaitable[None]],
     ready: Callable[[str, int], None],
     grace_s: float,
 ) -> None:
     """Serve an ASGI application until `shutdown_trigger` returns; what is under way then has `grace_s` to end, and is
-    cut off after it."""
+    cut off after it. `connect` makes the connections."""
     config = _settings()
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     lifespan = Lifespan(wrapped, config, {})
@@ -84,7 +87,7 @@ async def serve_on(
             await nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
             ready(*listener.getsockname()[:2])
-            await _serve(listener, _Clients(wrapped, config, gate), shutdown_trigger, grace_s)
+            await _serve(listener, _Clients(wrapped, config, gate, connect), shutdown_trigger, grace_s)
             await lifespan.wait_for_shutdown()
             nursery.cancel_scope.cancel()
     finally:
@@ -117,7 +120,8 @@ async def _serve(
 class _Clients:
     """All connections of one listener."""
 
-    def __init__(self, app: AppWrapper, config: Config, gate: Gate) -> None:
+    def __init__(self, app: AppWrapper, config: Config, gate: Gate, connect: Connect) -> None:
+        self._connect = connect
         self._app = app
         self._config = config
         self._gate = gate
@@ -133,7 +137,7 @@ class _Clients:
         if not self._gate.enter(address):
             await turn_away(stream)
             return
-        connection = Connection(self._app, self._config, self._context, stream)
+        connection = self._connect(self._app, self._config, self._context, stream)
         self._connections.add(connection)
         try:
             await connection.serve()

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from heliograph.actors.model.provider import ProviderSettings
+
+
+class Server(StrEnum):
+    """Who reads HTTP from the gateway's sockets."""
+
+    FAST = "fast"  # hypercorn, with a way around it for the calls that come most
+    HYPERCORN = "hypercorn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +21,7 @@ class GatewaySettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    http_server: Server = Server.FAST
     max_sms_parts: int = 10
     connections: int = 1000
     connections_per_address: int = 500

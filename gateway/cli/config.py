@@ -32,6 +32,7 @@ from heliograph.actors.model.settings import (
     LogSettings,
     MonitorSettings,
     RetentionSettings,
+    Server,
 )
 from heliograph.gateway.cli import schema
 from heliograph.providers import KINDS
@@ -253,7 +254,6 @@ def _differs(*available: object) -> Callable[[object], bool]:
 _LATER: Final[tuple[tuple[Path_, Callable[[object], bool]], ...]] = (
     (("windows",), _differs()),
     (("webhooks",), _differs()),
-    (("gateway", "http_server"), lambda value: value == "fast"),
     (("delivery", "http_client"), lambda value: value == "fast"),
     (("retention", "archive"), _differs("partition")),
 )
@@ -393,6 +393,7 @@ def _to_config(parsed: schema.File) -> Config:
         gateway=GatewaySettings(
             host=host,
             port=port,
+            http_server=Server(parsed.gateway.http_server),
             max_sms_parts=parsed.gateway.max_sms_parts,
             connections=parsed.gateway.connections,
             connections_per_address=parsed.gateway.connections_per_address,

@@ -143,7 +143,7 @@ class Gateway(Table):
     """The API, its documents and the console."""
 
     bind: Bind = Field("127.0.0.1:8080", description="address and port")
-    http_server: Literal["hypercorn"] = Field("hypercorn", description="hypercorn (plain)")
+    http_server: Literal["fast", "hypercorn"] = Field("fast", description="fast, or hypercorn (plain) for all")
     max_sms_parts: Whole = Field(10, ge=1, le=255, description="a longer SMS is refused")
     connections: Whole = Field(1000, ge=1, le=100_000, description="most that are open at a time")
     connections_per_address: Whole = Field(

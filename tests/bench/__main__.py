@@ -1,6 +1,6 @@
 """`make bench`: Heliograph's own speed, as processes, on a PostgreSQL and a Redis of its own with their data kept safe.
 
-    python -m tests.bench [--seconds 6] [--count 40000] [--only accept-bulk,drain-noop]
+    python -m tests.bench [--seconds 6] [--count 40000] [--only accept-single,drain-noop] [--server hypercorn]
 
 With PEERS=<folder of the kit> the same scenarios are run against the peers too, in turns, by the kit's own runner.
 A run whose messages are not all accounted for says so and counts for nothing.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,21 +23,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psycopg
 import trio
 
 from heliograph.gateway.cli.embedded import free_port
 from tests.support.command import COMMAND, environment
 from tests.support.services import PostgresServer, RedisServer, wait_until
 
-SCENARIOS: Final = ("accept-bulk", "drain-noop")
+SCENARIOS: Final = ("accept-single", "accept-bulk", "drain-noop")
 BATCH: Final = 500
 CONNECTIONS: Final = 4
+SINGLE_CONNECTIONS: Final = 50
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Bench:
-    def __init__(self, folder: Path, database: str, postgres: PostgresServer, redis: RedisServer) -> None:
+    def __init__(self, folder: Path, database: str, postgres: PostgresServer, redis: RedisServer, server: str) -> None:
         self._folder = folder
+        self._database = database
         self.stores = {"postgres": postgres.pid, "redis": redis.pid}
         self.port, self.monitor = free_port(None), free_port(None)
         self._config = folder / "bench.toml"
@@ -44,6 +48,7 @@ class Bench:
             f"""
 [gateway]
 bind = "127.0.0.1:{self.port}"
+http_server = "{server}"
 [monitor]
 bind = "127.0.0.1:{self.monitor}"
 [redis]
@@ -126,6 +131,46 @@ concurrency = 64
             accepted, took_s = self.load(seconds=seconds)
             return {"msgs_per_s": accepted / took_s} | self._spent(before, process.pid, accepted)
 
+    def accept_single(self, seconds: float) -> dict[str, float]:
+        with self.running("gateway") as process:
+            ids = trio.run(self._posted_singly, 1.0)
+            before, began_s = self._cpu(process.pid), time.perf_counter()
+            measured = trio.run(self._posted_singly, seconds)
+            took_s = time.perf_counter() - began_s
+            row = {"msgs_per_s": len(measured) / took_s} | self._spent(before, process.pid, len(measured))
+        self._account(ids + measured)
+        return row
+
+    async def _posted_singly(self, seconds: float) -> list[str]:
+        """The ids that were answered, over connections that each post one message after the other."""
+        ids: list[str] = []
+        until_s = time.perf_counter() + seconds
+
+        async def post() -> None:
+            async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+                while time.perf_counter() < until_s:
+                    await stream.send_all(self._single(len(ids)))
+                    ids.append(await _accepted_id(stream))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(SINGLE_CONNECTIONS):
+                nursery.start_soon(post)
+        return ids
+
+    def _single(self, number: int) -> bytes:
+        body = json.dumps(_item(number)).encode()
+        head = (
+            f"POST /v1/messages HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nX-API-Key: {self.key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def _account(self, ids: list[str]) -> None:
+        with psycopg.connect(self._database) as connection:
+            stored = {row[0] for row in connection.execute("SELECT id FROM messages")}
+        if len(set(ids)) < len(ids) or not stored.issuperset(ids):
+            raise RuntimeError(f"{len(ids)} accepted, {len(set(ids))} of them different, {len(stored)} in the store")
+
     def drain_noop(self, count: int) -> dict[str, float]:
         with self.running("gateway"):
             accepted, _ = self.load(count=count)
@@ -149,16 +194,37 @@ concurrency = 64
         return {f"{name}_us_per_msg": 1e6 * (after[name] - before[name]) / max(1, messages) for name in after}
 
 
+def _item(n: int) -> dict[str, str]:
+    return {
+        "channel": "sms",
+        "to": f"+2783{n // 9000 % 1000:03d}{1000 + n % 9000}",
+        "text": f"Your order has shipped and will be with you soon. #{n}",
+    }
+
+
 def _batch(first: int) -> bytes:
-    items = [
-        {
-            "channel": "sms",
-            "to": f"+2783{n // 9000 % 1000:03d}{1000 + n % 9000}",
-            "text": f"Your order has shipped and will be with you soon. #{n}",
-        }
-        for n in range(first, first + BATCH)
-    ]
-    return json.dumps({"messages": items}).encode()
+    return json.dumps({"messages": [_item(n) for n in range(first, first + BATCH)]}).encode()
+
+
+async def _accepted_id(stream: trio.SocketStream) -> str:
+    """Of the one answer that comes now."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await _some(stream)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: ([0-9]+)", head)
+    if not head.startswith(b"HTTP/1.1 202") or length is None:
+        raise RuntimeError(f"answered {head[:40]!r}")
+    while len(body) < int(length[1]):
+        body += await _some(stream)
+    return str(json.loads(body)["id"])
+
+
+async def _some(stream: trio.SocketStream) -> bytes:
+    data = bytes(await stream.receive_some(65_536))
+    if not data:
+        raise RuntimeError("the gateway hung up")
+    return data
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -191,10 +257,14 @@ def _once(scenario: str, options: argparse.Namespace) -> dict[str, float]:
     postgres, redis = PostgresServer(durable=True), RedisServer(durable=True)
     try:
         with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as folder, postgres.fresh() as database:
-            bench = Bench(Path(folder), database, postgres, redis)
-            if scenario == "accept-bulk":
-                return bench.accept_bulk(options.seconds)
-            return bench.drain_noop(options.count)
+            bench = Bench(Path(folder), database, postgres, redis, options.server)
+            match scenario:
+                case "accept-single":
+                    return bench.accept_single(options.seconds)
+                case "accept-bulk":
+                    return bench.accept_bulk(options.seconds)
+                case _:
+                    return bench.drain_noop(options.count)
     finally:
         postgres.remove()
         redis.remove()
@@ -212,6 +282,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(SCENARIOS))
+    parser.add_argument("--server", choices=("fast", "hypercorn"), default="fast")
     options = parser.parse_args()
     if kit := os.environ.get("PEERS"):
         return with_peers(Path(kit), options)

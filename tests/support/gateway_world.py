@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -22,18 +23,20 @@ from heliograph.actors.model.access import DEFAULT_TENANT, ScopeName
 from heliograph.actors.model.errors import LedgerDown, MailboxFull
 from heliograph.actors.model.message import Channel
 from heliograph.actors.model.provider import ProviderSettings
-from heliograph.actors.model.settings import Config, DeliverySettings, GatewaySettings
+from heliograph.actors.model.settings import Config, DeliverySettings, GatewaySettings, Server
 from heliograph.actors.model.stats import Stats
 from heliograph.actors.policy.route import Router
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Admission, Ledger, Reported, Taken
 from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.actors.queue.memory import MemoryCoordination, MemoryRedis
-from heliograph.gateway.app import make_app, serve_gateway
+from heliograph.gateway.app import hot_of, make_app, serve_gateway
 from heliograph.gateway.auth import make_key
 from heliograph.gateway.fetching import Fetcher
+from heliograph.gateway.front import Front
 from heliograph.gateway.services import Check, Services
 from heliograph.providers import build, country_of, reader
 from tests.support.builders import a_provider
+from tests.support.lines import Answer, Lines
 
 SMS: Final = {"channel": "sms", "to": "+919876540000", "text": "Hello, Asha."}
 EMAIL: Final = {"channel": "email", "to": "asha@shop.in", "subject": "Hello", "text": "Hello, Asha."}
@@ -41,6 +44,10 @@ BOTH: Final = (
     a_provider(name="text", channel=Channel.SMS, priority=1),
     a_provider(name="post", channel=Channel.EMAIL, priority=1),
 )
+
+
+SERVER: Final[ContextVar[Server]] = ContextVar("SERVER", default=Server.FAST)
+"""Who reads HTTP for the gateways that are made here."""
 
 
 @dataclass
@@ -150,23 +157,14 @@ class World:
 
 
 @dataclass
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    raw: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.raw)
-
-
-@dataclass
 class Gateway:
-    """Talks to the application without a socket. `secret` is an admin's."""
+    """Talks to the application without a socket: by the framework's own client, or as bytes over `lines` where it is
+    asked as the fast server would. `secret` is an admin's."""
 
     world: World
     client: TestClientProtocol
     secret: str
+    lines: Lines | None = None
 
     async def ask(
         self,
@@ -185,6 +183,8 @@ class Gateway:
         data = orjson.dumps(body) if body is not None else raw
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
+        if self.lines is not None:
+            return await self.lines.ask(method, path, sent, data or b"")
         response = await self.client.open(path, method=method, headers=sent, data=data)
         return Answer(response.status_code, response.headers, await response.get_data(as_text=False))
 
@@ -205,7 +205,10 @@ class Gateway:
 async def a_gateway(world: World | None = None) -> AsyncIterator[Gateway]:
     world = world or World()
     secret = await world.key()
-    yield Gateway(world, make_app(world.services).test_client(), secret)
+    front = Front(world.services)
+    app = make_app(world.services, front)
+    lines = Lines(app, hot_of(front)) if SERVER.get() is Server.FAST else None
+    yield Gateway(world, app.test_client(), secret, lines)
 
 
 @dataclass
@@ -233,7 +236,7 @@ async def a_served_gateway(world: World | None = None, **settings: int) -> Async
     async with trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            bound = GatewaySettings(port=0, **settings)  # type: ignore[arg-type]
+            bound = GatewaySettings(port=0, http_server=SERVER.get(), **settings)  # type: ignore[arg-type]
             await serve_gateway(world.services, bound, shutdown_trigger=stop.wait, ready=ready)
 
         nursery.start_soon(serve)

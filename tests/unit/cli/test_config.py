@@ -97,7 +97,6 @@ def test_an_unknown_key_of_a_provider_names_the_provider(tmp_path: Path) -> None
     [
         '[[windows]]\ncategory = "otp"',
         "[webhooks]\nallow_private = false",
-        '[gateway]\nhttp_server = "fast"',
         '[delivery]\nhttp_client = "fast"',
         '[retention]\narchive = "s3://bucket"',
     ],
