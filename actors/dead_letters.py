@@ -57,7 +57,7 @@ class DeadLetters:
             try:
                 full = await self._retry()
                 if self._reporting and self._clock.boot_s() >= self._close_s:
-                    await self._close()
+                    full |= await self._close()
                 if self._clock.boot_s() >= self._clean_s:
                     await self._clean()
             except LedgerDown as error:
@@ -76,14 +76,15 @@ class DeadLetters:
             self._push(hints)
         return len(hints) == MOST
 
-    async def _close(self) -> None:
-        """Without receipts configured a message is sent for good at once."""
+    async def _close(self) -> bool:
+        """Whether there is more. Without receipts configured a message is sent for good at once."""
         closed, more = await self._ledger.receipts.close(
             self._reporting, after_s=self._config.delivery.receipt_timeout_s, limit=MOST
         )
         if closed:
             log.info("receipts.never_came", count=closed)
         self._close_s = self._clock.boot_s() + (0.0 if more else CLOSE_EVERY_S)
+        return more
 
     async def _clean(self) -> None:
         """A page of each; a full one is followed by the next at the next turn, so that retries are not kept waiting."""

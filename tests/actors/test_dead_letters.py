@@ -206,8 +206,13 @@ async def test_what_gets_no_receipt_in_time_is_sent_for_good_where_receipts_are_
     office = Office(Stage(nursery), config)
     await office.start()
     sent = [await office.sent(provider) for provider in ("p1", "p2")]
-    await trio.sleep(99)
+    many = []
+    for _ in range(3 * MOST):
+        many.append(await office.sent("p1"))
+        await trio.sleep(0.001)
+    await trio.sleep(97)
     assert await office.reasons(sent) == [None, None]
     await trio.sleep(CLOSE_EVERY_S + 2)
     assert await office.reasons(sent) == [Reason.NO_RECEIPT, None]
+    assert set(await office.reasons(many)) == {Reason.NO_RECEIPT}, "a page after the other"
     assert [await office.stage.state(hint) for hint in sent] == [State.SENT, State.SENT]
