@@ -212,7 +212,7 @@ async def test_what_gets_no_receipt_in_time_is_sent_for_good_where_receipts_are_
         await trio.sleep(0.001)
     await trio.sleep(97)
     assert await office.reasons(sent) == [None, None]
-    await trio.sleep(CLOSE_EVERY_S + 2)
+    await trio.sleep(2 * CLOSE_EVERY_S + 4)
     assert await office.reasons(sent) == [Reason.NO_RECEIPT, None]
     assert set(await office.reasons(many)) == {Reason.NO_RECEIPT}, "a page after the other"
     assert [await office.stage.state(hint) for hint in sent] == [State.SENT, State.SENT]
