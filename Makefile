@@ -7,7 +7,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
-UV_REQUIREMENT := uv>=0.13,<0.14
+UV_REQUIREMENT := deploy/uv.txt
 
 # A stamp holds the folder that the environment was made in: after a move, or without its interpreter, it is no good.
 STAMP_RUN := .venv/.locked-run
@@ -129,4 +129,4 @@ SERVED_BY_WHEELS := v < (3, 13) or shutil.which("cc") or sys.exit(1)
 	if ! "$$python" -m venv .cache/uv >&2; then \
 	  echo "heliograph: $$python cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; \
 	fi; \
-	.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check "$(UV_REQUIREMENT)" >&2
+	.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(UV_REQUIREMENT) >&2

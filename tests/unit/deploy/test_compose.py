@@ -100,7 +100,13 @@ def test_the_image_is_built_from_what_there_is_and_all_that_it_needs() -> None:
     sources = {source for line in instructions("COPY") if "--from" not in line for source in line.split()[:-1]}
     assert [source for source in sources if not (ROOT / source).exists()] == []
     packaged = {"actors", "gateway", "providers", "supervisor.py"}
-    assert sources == packaged | {"pyproject.toml", "uv.lock", PROJECT["readme"], *PROJECT["license-files"]}
+    assert sources == packaged | {
+        "deploy/uv.txt",
+        "pyproject.toml",
+        "uv.lock",
+        PROJECT["readme"],
+        *PROJECT["license-files"],
+    }
     ignored = (DEPLOY / "Containerfile.dockerignore").read_text().split()
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == sources
     build = compose()["services"]["supervisor"]["build"]
