@@ -24,7 +24,9 @@ from heliograph.actors.ports.queue import Hint, Later, Queue
 
 log = structlog.get_logger()
 EVERY_S: Final = 1.0
-DEAD_AFTER_S: Final = 5.0
+DEAD_AFTER_S: Final = 4.8
+"""With one second for a last beat to be seen, and what it takes to move its hints, these are with others within 6 s."""
+SOON_S: Final = 0.01
 MISSED_S: Final = 3.0
 MOST_OWED: Final = 10_000
 PAGE: Final = 1000
@@ -93,9 +95,15 @@ class Heartbeat:
                 if not down:
                     log.warning("ledger.down", error=str(error))
                 down = True
-            await inbox.receive(EVERY_S)
+            await inbox.receive(self._next_in_s())
             if inbox.closed:
                 return
+
+    def _next_in_s(self) -> float:
+        """A beat later, or as soon as one that stands still would count as dead."""
+        now_s = self._clock.boot_s()
+        due_s = [seen.still_since_s + DEAD_AFTER_S - now_s for seen in self._seen.values()]
+        return min((due_in_s + SOON_S for due_in_s in due_s if 0 < due_in_s < EVERY_S), default=EVERY_S)
 
     async def _beat(self) -> None:
         peers = await self._cluster.beat(self._supervisor, self._reports())

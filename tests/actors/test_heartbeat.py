@@ -20,8 +20,8 @@ from heliograph.actors.ports.queue import Hint
 from tests.support.stage import Before, Stage
 
 ROOM = dict.fromkeys(Priority, 1000)
-SEEN_DEAD_S = 7.1
-"""More than five seconds, and a beat before and after."""
+SEEN_DEAD_S = 6.0
+"""A beat before it is seen to stand still, and how long it must."""
 
 
 class Member:
