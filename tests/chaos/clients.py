@@ -15,10 +15,11 @@ import httpx
 KEYED: Final = 0.7
 """So many of the requests carry an Idempotency-Key, and are repeated until they are answered 202."""
 AGAIN_S: Final = 0.3
-ANSWER_WITHIN_S: Final = 8.0
+ANSWER_WITHIN_S: Final = 4.0
 SIZES: Final = (1, 1, 1, 5, 20)
+FILL: Final = 100
 PRIORITIES: Final = ("urgent", "normal", "normal", "bulk")
-THREADS: Final = 3
+THREADS: Final = 6
 
 
 class Clients:
@@ -35,6 +36,14 @@ class Clients:
         self._lock = threading.Lock()
         self._enough, self._no_more = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._post_on, args=(f"{seed}/{n}",)) for n in range(THREADS)]
+
+    def fill(self, count: int) -> None:
+        """A backlog, while all is well."""
+        with httpx.Client(headers=self._headers, timeout=60) as http:
+            for _ in range(0, count, FILL):
+                people = [f"+91{next(self._numbers)}" for _ in range(FILL)]
+                body = {"messages": [{"channel": "sms", "to": to, "text": f"Hello {to}"} for to in people]}
+                assert self._accepts(http, self._urls[0] + "/v1/messages/batch", body, {}, people)
 
     def start(self) -> None:
         for thread in self._threads:

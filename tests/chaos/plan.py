@@ -67,7 +67,7 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`rates` and `bursts` by provider. `gateways`: so many supervisors have every role, the others deliver only.
-    `batch`: of the second provider. `posted`: messages a second."""
+    `batch`: of the second provider. `backlog`: messages posted before all else. `posted`: messages a second then."""
 
     seed: int
     faults_s: float
@@ -76,6 +76,7 @@ class Plan:
     rates: dict[str, int]
     bursts: dict[str, int]
     batch: int
+    backlog: int
     posted: float
     faults: tuple[Fault, ...]
 
@@ -98,6 +99,7 @@ def draw(seed: int, faults_s: float) -> Plan:
         rates=rates,
         bursts=bursts,
         batch=random.choice((1, 1, 5)),
+        backlog=random.choice((200, 500, 1000)),
         posted=random.choice((60.0, 120.0, 180.0)),
         faults=tuple(faults),
     )
@@ -120,11 +122,11 @@ def _fault(random: Random, at_s: float, supervisors: int, longest_s: float) -> F
         case Kind.POSTGRES:
             return Fault(at_s, kind, how=random.choice(("fast", "immediate")), for_s=_about(random, 0.05, 3))
         case Kind.PAUSE:
-            return Fault(at_s, kind, how=random.choice(("redis", "postgres")), for_s=_about(random, 0.1, 8))
+            return Fault(at_s, kind, how=random.choice(("redis", "postgres")), for_s=_about(random, 0.1, 5))
         case Kind.CUT | Kind.STALL | Kind.RESET:
             target = random.choice((one, one, None))
             how = random.choice(("redis", "postgres"))
-            return Fault(at_s, kind, target, how, 0.0 if kind is Kind.RESET else _about(random, 0.1, 8))
+            return Fault(at_s, kind, target, how, 0.0 if kind is Kind.RESET else _about(random, 0.1, 5))
         case Kind.PROVIDER:
             how = random.choice(("refuse", "drop", "hold", "slow", "throttle"))
             return Fault(at_s, kind, random.choice(PROVIDERS), how, _about(random, 0.3, 4))

@@ -90,6 +90,7 @@ class _Run:
         self._told: list[str] = []
 
     def run(self) -> Report:
+        self._clients.fill(self._plan.backlog)
         self._clients.start()
         try:
             self._began_s = time.monotonic()
