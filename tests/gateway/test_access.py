@@ -5,6 +5,7 @@ A route that is new is walked too; one that is open to all, or whose things belo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -248,3 +249,64 @@ async def test_each_form_from_another_site_is_refused(rule: Rule, headers: dict[
         shown = await browser.send(rule.path(), {"key": gateway.secret}, **headers)
         assert (shown.status, shown.cookie) == (403, "")
         assert "came from elsewhere" in shown.words
+
+
+async def test_logging_in_ends_no_session_of_anothers_but_never_goes_on_with_one_that_was_there() -> None:
+    """Session fixation: whoever planted a cookie learns nothing of what is done after the log-in."""
+    async with a_gateway() as gateway:
+        planted = Browser(gateway)
+        await planted.log_in(await gateway.world.key(ScopeName.MESSAGES_READ))
+        victim = Browser(gateway, planted.cookie)
+        await victim.log_in(gateway.secret)
+        again = Browser(gateway)
+        await again.log_in(gateway.secret)
+        assert len({planted.cookie, victim.cookie, again.cookie}) == 3
+        assert (await planted.open("/console/dead-letters")).status == 403
+        assert (await victim.open("/console/dead-letters")).status == 200
+
+
+@pytest.mark.parametrize("rule", [r for r in ALL if r.method == "GET" and "/stream" not in r.pattern], ids=str)
+async def test_no_page_runs_what_is_not_ours_or_is_shown_inside_anothers(rule: Rule) -> None:
+    async with a_gateway() as gateway:
+        browser = Browser(gateway)
+        await browser.log_in(gateway.secret)
+        shown = await browser.open(rule.path(), Authorization=f"Bearer {gateway.secret}")
+        assert shown.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in shown.headers
+        if shown.headers["Content-Type"].startswith("text/html"):
+            policy = shown.headers["Content-Security-Policy"]
+            assert re.match(r"default-src '(none|self)'; ", policy)
+            assert "frame-ancestors 'none'" in policy
+            assert "base-uri 'none'" in policy
+            assert shown.headers["X-Frame-Options"] == "DENY"
+            assert "Referrer-Policy" in shown.headers
+            assert ("script-src" in policy, "unsafe-eval" in policy) == (False, False)
+
+
+async def test_another_sites_script_may_not_ask_beforehand() -> None:
+    """No CORS: a preflight is answered with no leave."""
+    async with a_gateway() as gateway:
+        headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+        answer = await gateway.ask("OPTIONS", "/v1/messages", secret=None, headers=headers)
+        assert answer.status == 405
+        assert [name for name in answer.headers if str(name).lower().startswith("access-control")] == []
+
+
+async def test_secrets_are_compared_in_a_time_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(left: bytes | str, right: bytes | str) -> bool:
+        compared.append(len(left))
+        return left == right
+
+    monkeypatch.setattr("hmac.compare_digest", counted)
+    async with a_gateway() as gateway:
+        await gateway.get("/v1/messages")
+        assert compared == [32]
+        browser = Browser(gateway)
+        await browser.log_in(gateway.secret)
+        await browser.open("/console")
+        assert compared == [32, 32, 43]
+        forged = f"heliograph_console=session.key_{ULID}.99999999999.{'A' * 22}.{'A' * 43}"
+        assert (await Browser(gateway, forged).open("/console")).status == 303
+        assert compared == [32, 32, 43, 43]  # also for a key that does not exist
