@@ -44,6 +44,8 @@ def make_key(
     scopes: Collection[ScopeName] = (ScopeName.ADMIN,),
     tenant: str = DEFAULT_TENANT,
     live: bool = True,
+    rate: int | None = None,
+    daily: int | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret, which is nowhere else: whoever loses it makes another."""
     secret = f"hg_{'live' if live else 'test'}_{secrets.token_urlsafe(32)}"
@@ -55,6 +57,8 @@ def make_key(
         live=live,
         digest=digest_of(secret),
         created_at=now,
+        rate=rate,
+        daily=daily,
     )
     return key, secret
 

@@ -7,11 +7,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter, Histogram
 
+from heliograph.actors.model.access import ApiKey
 from heliograph.gateway.api.reading import body_of, query_of
 from heliograph.gateway.api.routing import Call, Reply, Route, Shared, dumps
 from heliograph.gateway.api.schemas import Query
@@ -52,11 +54,17 @@ class Front:
         key = await self._shared.authenticator.key_of(asked.headers)
         require(key, *route.scopes)
         query = query_of(route.query or Query, asked.query_string)
-        raw = b""
-        if route.takes_json:
-            if not _JSON.fullmatch((asked.headers.get("Content-Type") or "").strip()):
-                raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
-            raw = await asked.body(route.most_bytes)
+        if not route.takes_json:
+            return await self._handled(route, asked, key, query, b"")
+        if not _JSON.fullmatch((asked.headers.get("Content-Type") or "").strip()):
+            raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
+        if not route.takes_messages:
+            return await self._handled(route, asked, key, query, await asked.body(route.most_bytes))
+        length = asked.headers.get("Content-Length")
+        with await self._shared.admission.through(key, length, partial(asked.body, route.most_bytes)) as turn:
+            return await self._handled(route, asked, key, query, turn.raw)
+
+    async def _handled(self, route: Route[Any, Any], asked: Asked, key: ApiKey, query: Query, raw: bytes) -> Reply:
         call = Call(
             services=self.services,
             shared=self._shared,

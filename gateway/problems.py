@@ -46,6 +46,9 @@ class Code(StrEnum):
     NO_ROUTE = "no_route"
     TOO_MANY_RECIPIENTS = "too_many_recipients"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    RATE_LIMITED = "rate_limited"
+    DAILY_LIMIT = "daily_limit"
+    FLOODED = "flooded"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
 
@@ -88,6 +91,15 @@ MEANINGS: Final[Mapping[Code, Meaning]] = {
     ),
     Code.IDEMPOTENCY_MISMATCH: Meaning(
         422, "The idempotency key was used with another body", "Use a new key for a new request."
+    ),
+    Code.RATE_LIMITED: Meaning(
+        429, "More messages a second than the API key may send", "Repeat it after the time in Retry-After."
+    ),
+    Code.DAILY_LIMIT: Meaning(
+        429, "More messages a day than the API key may send", "Repeat it after the time in Retry-After."
+    ),
+    Code.FLOODED: Meaning(
+        429, "The API key has more under way than its share", "Send fewer requests at once, and repeat this one."
     ),
     Code.INTERNAL: Meaning(500, "Something went wrong here", "Report the request's id."),
     Code.UNAVAILABLE: Meaning(503, "It cannot be done just now", "Repeat it after the time in Retry-After."),

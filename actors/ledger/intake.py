@@ -14,6 +14,7 @@ from typing import Final
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import json_of, refuse_nul
 from heliograph.actors.ledger.suppressions import suppressed
+from heliograph.actors.policy.allowance import Exceeded, Usage, charge
 from heliograph.actors.policy.lifecycle import BIRTHS
 from heliograph.actors.ports.ledger import (
     Acceptance,
@@ -96,6 +97,18 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS i"""
 
+# By the primary key, in order: each row is locked until the commit, so what is counted is exact.
+LOCK_USAGE: Final = """
+INSERT INTO key_usage AS u (key_id) SELECT unnest(%s::text[])
+ON CONFLICT (key_id) DO UPDATE SET used = u.used
+RETURNING key_id, level_us, day, used, (date_part('epoch', clock_timestamp()) * 1e6)::bigint"""
+
+# By the primary key.
+COUNT_USAGE: Final = """
+UPDATE key_usage AS u SET level_us = c.level_us, day = c.day, used = c.used
+FROM unnest(%s::text[], %s::bigint[], %s::integer[], %s::bigint[]) AS c (key_id, level_us, day, used)
+WHERE u.key_id = c.key_id"""
+
 Name = tuple[str, str, str]
 
 
@@ -121,12 +134,17 @@ class PostgresIntake:
 
         async def recognise_and_store(connection: Connection) -> list[Admission]:
             answers = await _recognise(connection, batch)
-            refused = await store(connection, [n for n, x in enumerate(answers) if isinstance(x, Accepted)])
+            new = [n for n, x in enumerate(answers) if isinstance(x, Accepted)]
+            usage = await _Usage.locked(connection, batch, new)
+            beyond = usage.beyond(batch, new)
+            refused: dict[int, Suppressed | Exceeded] = dict(beyond)
+            refused |= await store(connection, [n for n in new if n not in beyond])
+            await usage.count(connection, batch, [n for n in new if n not in refused])
             if refused:
                 await _forget(connection, batch, answers, refused)
             return answers
 
-        if any(acceptance.idempotency for acceptance in batch):
+        if any(acceptance.idempotency or acceptance.limits for acceptance in batch):
             return await self._pool.transact(recognise_and_store)
         refused = await self._pool.once(lambda connection: store(connection, range(len(batch))))
         return [refused.get(n) or Accepted() for n in range(len(batch))]
@@ -140,6 +158,45 @@ class PostgresIntake:
         return _answer(stored, status, body, fingerprint)
 
 
+class _Usage:
+    """Of the limited keys in one group, their rows locked."""
+
+    def __init__(self, found: Mapping[str, Usage], now_us: int) -> None:
+        self._found = found
+        self._now_us = now_us
+
+    @classmethod
+    async def locked(cls, connection: Connection, batch: Sequence[Acceptance], numbers: Sequence[int]) -> _Usage:
+        keys = sorted({limits.key_id for n in numbers if (limits := batch[n].limits) is not None})
+        rows = await connection.rows(LOCK_USAGE, (keys,)) if keys else []
+        found = {key_id: Usage(level_us, day, used) for key_id, level_us, day, used, _ in rows}
+        return cls(found, max((now_us for *_, now_us in rows), default=0))
+
+    def beyond(self, batch: Sequence[Acceptance], numbers: Sequence[int]) -> dict[int, Exceeded]:
+        """Those of the requests that are more than their keys may send, in their order."""
+        return self._charged(batch, numbers)[1]
+
+    async def count(self, connection: Connection, batch: Sequence[Acceptance], stored: Sequence[int]) -> None:
+        if rows := [(k, u.level_us, u.day, u.used) for k, u in sorted(self._charged(batch, stored)[0].items())]:
+            await connection.rows(COUNT_USAGE, [list(column) for column in zip(*rows, strict=True)])
+
+    def _charged(
+        self, batch: Sequence[Acceptance], numbers: Sequence[int]
+    ) -> tuple[dict[str, Usage], dict[int, Exceeded]]:
+        usage: dict[str, Usage] = {}
+        beyond: dict[int, Exceeded] = {}
+        for n in numbers:
+            if (limits := batch[n].limits) is None:
+                continue
+            before = usage.get(limits.key_id, self._found[limits.key_id])
+            match charge(limits, before, len(batch[n].messages), self._now_us):
+                case Usage() as after:
+                    usage[limits.key_id] = after
+                case Exceeded() as exceeded:
+                    beyond[n] = exceeded
+        return usage, beyond
+
+
 async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Admission]:
     """Write the keys that are new; answer each acceptance, by the first one in this batch that brings its key."""
     first: dict[Name, IdempotencyRecord] = {}
@@ -147,6 +204,8 @@ async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> lis
         for record in acceptance.idempotency:
             first.setdefault(_name(record), record)
     records = [first[name] for name in sorted(first)]
+    if not records:
+        return [Accepted() for _ in batch]
     names = [list(column) for column in zip(*(_name(r) for r in records), strict=True)]
     for column in names:
         refuse_nul(column)
@@ -163,7 +222,10 @@ async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> lis
 
 
 async def _forget(
-    connection: Connection, batch: Sequence[Acceptance], answers: list[Admission], refused: Mapping[int, Suppressed]
+    connection: Connection,
+    batch: Sequence[Acceptance],
+    answers: list[Admission],
+    refused: Mapping[int, Suppressed | Exceeded],
 ) -> None:
     """The keys of what was not stored; who brought one of them for the second time has the same answer."""
     owners = {_name(record): number for number in refused for record in batch[number].idempotency}

@@ -47,6 +47,7 @@ from heliograph.actors.model.message import (
     WaitingFor,
 )
 from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.policy.allowance import Exceeded, Usage, charge
 from heliograph.actors.policy.lifecycle import BIRTHS, WAITING, Event
 from heliograph.actors.ports.ledger import (
     Acceptance,
@@ -118,6 +119,12 @@ class MemoryIntake:
         born = list(zip(acceptance.messages, acceptance.states, strict=True))
         if hits := frozenset(m.id for m, s in born if s is not State.SUPPRESSED and store.is_suppressed(m)):
             return Suppressed(hits)
+        if (limits := acceptance.limits) is not None:
+            usage = store.usage.get(limits.key_id, Usage())
+            charged = charge(limits, usage, len(acceptance.messages), round(store.now().timestamp() * 1e6))
+            if isinstance(charged, Exceeded):
+                return charged
+            store.usage[limits.key_id] = charged
         for record in acceptance.idempotency:
             store.known[record.key_id, record.route, record.key] = Known(record, store.now())
         for message, state in born:

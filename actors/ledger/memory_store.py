@@ -26,6 +26,7 @@ from heliograph.actors.model.identity import made_at, new_id
 from heliograph.actors.model.message import LANES, Channel, Lane, Message, Reason, Standing, State
 from heliograph.actors.model.provider import Controls
 from heliograph.actors.model.receipt import Suppression
+from heliograph.actors.policy.allowance import Usage
 from heliograph.actors.policy.lifecycle import WAITING, Event, move
 from heliograph.actors.policy.suppression import fold, recipient_of
 from heliograph.actors.ports.ledger import (
@@ -174,6 +175,7 @@ class Store:
         self.forbidden: Final[dict[Spelling, Suppression]] = {}
         """By each of its recipient's spellings."""
         self.keys: Final[dict[str, ApiKey]] = {}
+        self.usage: Final[dict[str, Usage]] = {}
         self.members: Final[dict[str, Member]] = {}
         self.controls: Final[dict[str, Controls]] = {}
         self.generation: Generation | None = None

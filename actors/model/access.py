@@ -9,6 +9,7 @@ from typing import Final
 from heliograph.actors.model.word import Word
 
 DEFAULT_TENANT: Final = "default"
+MOST_LIMIT: Final = 1_000_000_000
 TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -24,7 +25,8 @@ class ScopeName(Word):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """`digest` is the SHA-256 of the secret (32 bytes): 256 random bits need no slow hash."""
+    """`digest` is the SHA-256 of the secret (32 bytes): 256 random bits need no slow hash. `rate` is messages per
+    second, `daily` messages per day in UTC; None: no limit."""
 
     id: str
     name: str

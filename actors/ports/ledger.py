@@ -33,6 +33,7 @@ from heliograph.actors.model.deadletter import (
 from heliograph.actors.model.message import Channel, Lane, Message, Move, Reason, Standing, State, Tracked, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
 from heliograph.actors.model.receipt import Receipt, Suppression, SuppressionReason
+from heliograph.actors.policy.allowance import Exceeded, KeyLimits
 
 # ------------------------------------------------------------------------------------------------ intake
 
@@ -60,6 +61,8 @@ class Acceptance:
     idempotency: tuple[IdempotencyRecord, ...] = ()
     """At most one for a whole request; in a batch, one for each item that brought its own key (then the
     batch is given as one Acceptance per such item)."""
+    limits: KeyLimits | None = None
+    """Those of the key that it comes by, where that has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,9 @@ class Suppressed:
     message_ids: frozenset[str]
 
 
-Admission = Accepted | Replay | Mismatch | Suppressed
+Admission = Accepted | Replay | Mismatch | Suppressed | Exceeded
+"""Exceeded: more than its key may send; nothing of it was stored. What is stored is counted in the same commit, so
+that no limit is passed, however many gateways there are; a repeat under an idempotency key is not counted."""
 
 
 class IntakeLedger(Protocol):

@@ -163,6 +163,8 @@ def key_answer(key: ApiKey) -> KeyAnswer:
         "tenant": key.tenant,
         "scopes": sorted(scope.value for scope in key.scopes),
         "live": key.live,
+        "rate": key.rate,
+        "daily": key.daily,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     }

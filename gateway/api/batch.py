@@ -16,6 +16,7 @@ import trio
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.errors import HeliographError, LedgerDown, MailboxFull
+from heliograph.actors.policy.allowance import Exceeded, KeyLimits
 from heliograph.actors.ports.ledger import Acceptance, Accepted, Mismatch, Replay, Suppressed
 from heliograph.gateway.api import answers
 from heliograph.gateway.api.drafts import Draft, Poster
@@ -48,7 +49,9 @@ class Keyed:
 async def post(call: Call[None, None]) -> Reply:
     key = key_in(call.headers)
     posted, clean = loads(call.raw)
-    batch = _Batch(call, _items(posted), clean)
+    items = _items(posted)
+    call.shared.admission.charge(call.key, len(items))
+    batch = _Batch(call, items, clean)
     if key is None:
         return await batch.accept(None, b"")
     known = Known(call.key.id, POST, key)
@@ -102,6 +105,7 @@ class _Batch:
             messages=tuple(draft.message for draft in drafts),
             states=tuple(draft.state for draft in drafts),
             idempotency=(known.record(fingerprint, 202, body),) if known else (),
+            limits=KeyLimits.of(self._call.key),
         )
         match await self._call.services.accept(acceptance):
             case Accepted():
@@ -114,6 +118,8 @@ class _Batch:
                 for place, draft in self._plain.items():
                     self._file_plain(place, draft.suppressed(message_ids))
                 return await self._accept_plain(known, fingerprint)
+            case Exceeded() as exceeded:
+                raise self._call.shared.admission.learn(self._call.key, exceeded)
 
     async def _draft(self) -> None:
         call, clean = self._call, self._clean
@@ -185,7 +191,9 @@ class _Batch:
         draft, message, state = keyed.draft, keyed.draft.message, keyed.draft.state
         answer = answers.accepted_answer(message, state)
         record = known.record(fingerprint, 202, dumps(answer))
-        match await services.accept(Acceptance(messages=(message,), states=(state,), idempotency=(record,))):
+        limits = KeyLimits.of(self._call.key)
+        acceptance = Acceptance(messages=(message,), states=(state,), idempotency=(record,), limits=limits)
+        match await services.accept(acceptance):
             case Accepted():
                 return answer
             case Replay(body=body):
@@ -195,6 +203,8 @@ class _Batch:
             case Suppressed(message_ids):
                 keyed.draft = draft.suppressed(message_ids)
                 return await self._accept_one(keyed)
+            case Exceeded() as exceeded:
+                raise self._call.shared.admission.learn(self._call.key, exceeded)
 
     def _problem(self, refusal: Refusal) -> ProblemItem:
         return {"error": refusal.problem(self._call.request_id)}
@@ -211,8 +221,15 @@ ROUTES: Final = (
         documents=BatchBody,
         answer=BatchAnswer,
         status=202,
-        also=(Code.IDEMPOTENCY_IN_FLIGHT, Code.IDEMPOTENCY_MISMATCH),
+        also=(
+            Code.IDEMPOTENCY_IN_FLIGHT,
+            Code.IDEMPOTENCY_MISMATCH,
+            Code.RATE_LIMITED,
+            Code.DAILY_LIMIT,
+            Code.FLOODED,
+        ),
         most_bytes=BATCH_BYTES,
         idempotent_by_key=True,
+        takes_messages=True,
     ),
 )

@@ -43,7 +43,15 @@ async def create(call: Call[KeyBody, None]) -> Reply:
     if body.live and not maker.live:
         raise refused([Fault("#/live", "must be false: a test key makes test keys, so that none of its own sends")])
     scopes = {ScopeName(scope) for scope in body.scopes}
-    key, secret = make_key(body.name, now=call.services.clock.now(), scopes=scopes, tenant=tenant, live=body.live)
+    key, secret = make_key(
+        body.name,
+        now=call.services.clock.now(),
+        scopes=scopes,
+        tenant=tenant,
+        live=body.live,
+        rate=body.rate,
+        daily=body.daily,
+    )
     await call.services.ledger.keys.create(key)
     log.info("key.created", created=key.id, key=maker.id)
     answer: NewKeyAnswer = {**answers.key_answer(key), "key": secret}

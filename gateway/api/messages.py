@@ -9,6 +9,7 @@ import structlog
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.message import Channel, State
+from heliograph.actors.policy.allowance import Exceeded, KeyLimits
 from heliograph.actors.ports.ledger import (
     Acceptance,
     Accepted,
@@ -36,6 +37,7 @@ LIST: Final = "messages"
 
 async def post(call: Call[None, None]) -> Reply:
     key = key_in(call.headers)
+    call.shared.admission.charge(call.key, 1)
     large = len(call.raw) > PLAIN_BYTES
     if large and b'"attachments"' not in call.raw:
         raise _too_large()
@@ -63,6 +65,7 @@ async def _accept(call: Call[None, None], draft: Draft | Refusal, known: Known |
         messages=(draft.message,),
         states=(draft.state,),
         idempotency=(known.record(fingerprint, 202, body),) if known else (),
+        limits=KeyLimits.of(call.key),
     )
     match await call.services.accept(acceptance):
         case Accepted():
@@ -73,6 +76,8 @@ async def _accept(call: Call[None, None], draft: Draft | Refusal, known: Known |
             raise mismatch()
         case Suppressed(message_ids):
             return await _accept(call, draft.suppressed(message_ids), known, fingerprint)
+        case Exceeded() as exceeded:
+            raise call.shared.admission.learn(call.key, exceeded)
 
 
 async def replayed_or_refused(services: Services, refusal: Refusal, known: Known | None, fingerprint: bytes) -> Reply:
@@ -152,10 +157,11 @@ ROUTES: Final = (
         status=202,
         also=(
             Code.IDEMPOTENCY_IN_FLIGHT, Code.IDEMPOTENCY_MISMATCH, Code.NOT_AVAILABLE, Code.NO_ROUTE,
-            Code.TOO_MANY_RECIPIENTS,
+            Code.TOO_MANY_RECIPIENTS, Code.RATE_LIMITED, Code.DAILY_LIMIT, Code.FLOODED,
         ),
         most_bytes=ATTACHED_BYTES,
         idempotent_by_key=True,
+        takes_messages=True,
     ),
     Route(
         method="GET",

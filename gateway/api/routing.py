@@ -14,6 +14,7 @@ import orjson
 import trio
 
 from heliograph.actors.model.access import ApiKey, ScopeName
+from heliograph.gateway.admission import Admission
 from heliograph.gateway.api.cluster import ClusterView
 from heliograph.gateway.api.drafts import Drafter
 from heliograph.gateway.api.idempotency import InFlight
@@ -66,13 +67,15 @@ class Shared:
     drafter: Drafter
     in_flight: InFlight
     cluster: ClusterView
+    admission: Admission
     streams: int = 0
     turn: trio.Lock = field(default_factory=trio.Lock)
 
     @classmethod
     def of(cls, services: Services) -> Shared:
         drafter = Drafter(services.config, services.router)
-        return cls(Authenticator(services.ledger.keys), drafter, InFlight(), ClusterView(services))
+        keys, admission = Authenticator(services.ledger.keys), Admission(services.clock)
+        return cls(keys, drafter, InFlight(), ClusterView(services), admission)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,8 @@ class Route(Generic[B, Q]):
 
     A key needs `scope`, or `or_scope` where there is one. `body` and `query` are read and checked before the handler
     is called. A handler that reads `raw` itself names what it takes in `documents`. `answer` describes what comes with
-    `status`; `also` are the problems that are this route's own."""
+    `status`; `also` are the problems that are this route's own. What
+    `takes_messages` is let in by the key's limits and its share."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -118,6 +122,7 @@ class Route(Generic[B, Q]):
     also: tuple[Code, ...] = ()
     most_bytes: int = OTHER_BYTES
     idempotent_by_key: bool = False
+    takes_messages: bool = False
     answer_type: str = "application/json"
 
     @property

@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from heliograph.actors.model import duration
-from heliograph.actors.model.access import TENANT_PATTERN
+from heliograph.actors.model.access import MOST_LIMIT, TENANT_PATTERN
 from heliograph.actors.policy import mail
 from heliograph.gateway.addresses import address_fault, mailbox_fault, number_fault, sms_fault
 from heliograph.gateway.api.idempotency import item_key_fault
@@ -611,14 +611,15 @@ class SupervisorPage(TypedDict):
 
 
 class KeyBody(Body):
-    """Without `scopes` it is an `admin` key. What a key with `live` false sends goes to the sandbox."""
-
-    not_available = frozenset({"rate", "daily"})
+    """Without `scopes` it is an `admin` key. What a key with `live` false sends goes to the sandbox. `rate` is messages
+    per second, `daily` messages per day in UTC; null: as many as there are."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)] = ["admin"]
     tenant: Annotated[str, Field(pattern=TENANT_PATTERN)] | None = None
     live: bool = True
+    rate: Annotated[int, Field(ge=1, le=MOST_LIMIT)] | None = None
+    daily: Annotated[int, Field(ge=1, le=MOST_LIMIT)] | None = None
 
 
 class KeyAnswer(TypedDict):
@@ -627,6 +628,8 @@ class KeyAnswer(TypedDict):
     tenant: str
     scopes: list[Scope]
     live: bool
+    rate: int | None
+    daily: int | None
     created_at: datetime
     revoked_at: datetime | None
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import trio
 import typer
 
-from heliograph.actors.model.access import DEFAULT_TENANT, TENANT_PATTERN, ScopeName
-from heliograph.actors.model.errors import NotAvailableYet
+from heliograph.actors.model.access import DEFAULT_TENANT, MOST_LIMIT, TENANT_PATTERN, ScopeName
 from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import CommandMisused, JsonFlag
 from heliograph.gateway.cli.system import ConfigFile
@@ -32,8 +31,8 @@ def create(
     scope: Annotated[list[str] | None, typer.Option(help="May be given several times; admin by default.")] = None,
     tenant: Annotated[str, typer.Option(help="It sees what belongs to this one.")] = DEFAULT_TENANT,
     test: Annotated[bool, typer.Option("--test", help="What it sends goes to the sandbox and nowhere else.")] = False,
-    rate: Annotated[int | None, typer.Option(min=1, help="Requests per second.")] = None,
-    daily: Annotated[int | None, typer.Option(min=1, help="Messages per day.")] = None,
+    rate: Annotated[int | None, typer.Option(min=1, max=MOST_LIMIT, help="Messages per second.")] = None,
+    daily: Annotated[int | None, typer.Option(min=1, max=MOST_LIMIT, help="Messages per day (UTC).")] = None,
     config: ConfigFile = None,
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
@@ -41,13 +40,19 @@ def create(
     from heliograph.gateway.auth import make_key
     from heliograph.gateway.cli import database
 
-    if rate is not None or daily is not None:
-        raise NotAvailableYet("--rate and --daily are not available yet")
     if not name.strip() or len(name) > 200:
         raise CommandMisused("--name should be 1 to 200 characters")
     if not re.search(TENANT_PATTERN, tenant):
         raise CommandMisused("--tenant should be 1 to 64 letters, digits, dots, dashes and underscores")
-    key, secret = make_key(name, now=datetime.now(UTC), scopes=_scopes(scope), tenant=tenant, live=not test)
+    key, secret = make_key(
+        name,
+        now=datetime.now(UTC),
+        scopes=_scopes(scope),
+        tenant=tenant,
+        live=not test,
+        rate=rate,
+        daily=daily,
+    )
 
     async def store(url: str) -> None:
         async with database.ledger_at(url) as ledger:

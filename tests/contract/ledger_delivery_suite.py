@@ -22,6 +22,7 @@ from heliograph.actors.model.message import (
     State,
     WaitingFor,
 )
+from heliograph.actors.policy.allowance import Exceeded, KeyLimits, Limit
 from heliograph.actors.ports.ledger import (
     Acceptance,
     Accepted,
@@ -173,6 +174,31 @@ class IntakeSuite:
 
 
 class ClaimSuite:
+    async def test_what_a_key_may_send_is_counted_with_what_is_stored(self, world: LedgerWorld) -> None:
+        limits = KeyLimits("key_1", None, 3)
+
+        def request(n: int, key: str = "") -> Acceptance:
+            records = (IdempotencyRecord(key_id="key_1", route="r", key=key, fingerprint=b"", status=202, body=b"1"),)
+            messages = tuple(world.message() for _ in range(n))
+            states = (State.QUEUED,) * n
+            return Acceptance(messages=messages, states=states, idempotency=records if key else (), limits=limits)
+
+        group = [request(2, "a"), request(2, "b"), request(2, "a"), request(1), request(1)]
+        first, beyond, again, fits, last = await world.ledger.intake.accept(group, supervisor=ME)
+        assert (first, fits) == (Accepted(), Accepted())
+        assert again == Replay(status=202, body=b"1")
+        assert isinstance(beyond, Exceeded)
+        assert isinstance(last, Exceeded)
+        assert (beyond.spent, last.spent, beyond.limit) == (False, True, Limit.DAILY)
+        assert await world.ledger.intake.recall("key_1", "r", "b", b"") is None
+        assert (await world.ledger.stats.census()).accepted[Channel.SMS] == 3
+        other = replace(request(3), limits=KeyLimits("key_2", 1, None))
+        assert await world.ledger.intake.accept([other], supervisor=ME) == [Accepted()]
+        [refused] = await world.ledger.intake.accept([replace(other, messages=request(3).messages)], supervisor=ME)
+        assert isinstance(refused, Exceeded)
+        assert (refused.limit, refused.spent) == (Limit.RATE, True)
+        assert 0 < refused.retry_after_s <= 3
+
     async def test_load_leaves_out_what_does_not_wait(self, world: LedgerWorld) -> None:
         waits, claimed, sent = await world.queued(), await world.queued(), await world.sent()
         await world.claim(claimed)

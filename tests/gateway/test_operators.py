@@ -210,10 +210,21 @@ async def test_an_admin_of_a_tenant_makes_keys_of_that_tenant_only() -> None:
         assert (await gateway.ask("DELETE", f"/v1/keys/{mine}", secret=theirs)).status == 404
 
 
-async def test_limits_of_a_key_are_not_available_yet() -> None:
+async def test_limits_of_a_key_are_told_and_none_is_no_limit() -> None:
     async with a_gateway() as gateway:
-        answer = await gateway.post("/v1/keys", {"name": "k", "rate": 5, "daily": 100})
-        assert (answer.status, answer.json["code"]) == (422, "not_available")
+        limited = (await gateway.post("/v1/keys", {"name": "k", "rate": 5, "daily": 100})).json
+        unlimited = (await gateway.post("/v1/keys", {"name": "k"})).json
+        assert [(k["rate"], k["daily"]) for k in (limited, unlimited)] == [(5, 100), (None, None)]
+        listed = (await gateway.get("/v1/keys")).json["data"]
+        assert {k["id"]: k["rate"] for k in listed}.items() >= {limited["id"]: 5, unlimited["id"]: None}.items()
+        assert (await gateway.get(f"/v1/keys/{limited['id']}")).json["daily"] == 100
+
+
+@pytest.mark.parametrize(("field", "value"), [("rate", 0), ("rate", 1.5), ("daily", -1), ("daily", 10**10)])
+async def test_a_limit_is_a_whole_number_of_messages(field: str, value: float) -> None:
+    async with a_gateway() as gateway:
+        answer = await gateway.post("/v1/keys", {"name": "k", field: value})
+        assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, f"#/{field}")
 
 
 async def test_stats_name_every_state_queue_and_reason() -> None:
