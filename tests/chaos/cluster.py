@@ -206,7 +206,7 @@ class Cluster:
             port = ports[number - 1] if number <= plan.gateways else None
             self.supervisors[number] = supervisor = self._supervisor(number, port)
             stack.callback(supervisor.remove)
-        wait_until(self._all_ready, "all supervisors are ready", within_s=READY_WITHIN_S)
+        wait_until(self.all_ready, "all supervisors are ready", within_s=READY_WITHIN_S)
 
     @contextmanager
     def _database(self) -> Iterator[str]:
@@ -236,7 +236,7 @@ class Cluster:
             raise RuntimeError(f"heliograph {' '.join(arguments)}: {done.stderr}")
         return done.stdout
 
-    def _all_ready(self) -> bool:
+    def all_ready(self) -> bool:
         joined = self.ask("SELECT count(*) FROM supervisors WHERE ended_at IS NULL")[0][0]
         return joined >= self.plan.supervisors and all(map(_is_ready, self.gateways))
 
