@@ -204,6 +204,7 @@ class _Views:
     async def finish(self, response: Response) -> Response:
         body = _body()
         await body.drain()
+        body.release()
         response.headers["X-Request-Id"] = g.request_id
         response.headers.setdefault(*SAFE)
         if not body.arrived and request.http_version.startswith("1"):

@@ -29,6 +29,8 @@ from heliograph.gateway.connections import READ_BYTES, Connection
 from heliograph.gateway.front import SAFE, Asked, Front, headers_of, request_id_of
 
 MOST_HEAD_BYTES: Final = 8 * 1024
+MOST_BODY_BYTES: Final = 1_000_000
+"""Larger ones are counted together (limits.py), which is done on the plain way."""
 REST_S: Final = 1.0
 """A body that is not there after so long is the plain connection's to wait for."""
 
@@ -204,7 +206,7 @@ class _Body:
         return len(self.left) >= self._end
 
     async def whole(self, most_bytes: int) -> bytes:
-        if self._request.body_bytes > most_bytes:
+        if self._request.body_bytes > min(most_bytes, MOST_BODY_BYTES):
             raise _Left
         if not self.is_whole:
             await self._wait()

@@ -8,7 +8,8 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from itertools import count
+from typing import Any, Final, cast
 
 import structlog
 import trio
@@ -19,16 +20,19 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     AppWrapper,
     ASGIReceiveCallable,
+    ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
     ResponseSummary,
     WWWScope,
 )
 from hypercorn.utils import wrap_app
+from quart import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.gateway.connections import UNREAD_S, Connection, Gate, counted_as, turn_away
+from heliograph.gateway.limits import BoundedBody
 
 BACKLOG: Final = 1024
 LAST_WORDS_S: Final = 0.5
@@ -186,7 +190,11 @@ class FinishingConnection(TrioASGIHTTPConnection):
     With the last piece of an answer hypercorn tells the application that the request is over, on which quart-trio
     cancels the task that is still sending, and hypercorn with it: before it has closed the connection, or begun to
     time how long it is idle.
+
+    And it takes no more of a body than its first piece before that is wanted; the client waits meanwhile.
     """
+
+    _body: BoundedBody | None = None
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def finish(event: ASGISendEvent) -> None:
@@ -194,7 +202,29 @@ class FinishingConnection(TrioASGIHTTPConnection):
             with trio.CancelScope(shield=last):
                 await send(event)
 
-        await super().__call__(receive, finish)
+        try:
+            await super().__call__(receive, finish)
+        finally:
+            if self._body is not None:
+                self._body.release()
+
+    def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
+        request = super()._create_request_from_scope(send)
+        self._body = cast(BoundedBody, request.body)  # as the application's request class makes it
+        return request
+
+    async def handle_messages(  # type: ignore[override]
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        body = cast(BoundedBody, request.body)
+        pieces = count()
+
+        async def receive_wanted() -> ASGIReceiveEvent:
+            if next(pieces):
+                await body.wanted.wait()
+            return await receive()
+
+        await super().handle_messages(nursery, request, receive_wanted)
 
 
 class _Log(Logger):

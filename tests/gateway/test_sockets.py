@@ -12,9 +12,11 @@ import h11
 import orjson
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.settings import DeliverySettings, GatewaySettings
 from heliograph.gateway import connections, limits
@@ -271,6 +273,59 @@ async def test_requests_that_come_before_their_answers_are_answered_in_order() -
             status, _, message = await connection.answer()
             assert (status, message["tags"]) == (202, [str(number)])
         is_problem(await connection.answer(), 404, "not_found")
+
+
+# ------------------------------------------------------------------------------------------ bounds on memory
+
+
+async def test_a_stranger_cannot_fill_our_memory_while_it_is_asked_who_it_is() -> None:
+    world = World()
+    find, asked, go_on = world.ledger.keys.find, trio.Event(), trio.Event()
+
+    async def held(digest: bytes) -> ApiKey | None:
+        asked.set()
+        await go_on.wait()
+        return await find(digest)
+
+    async with a_served_gateway(world) as served, a_connection(served) as connection:
+        world.ledger.keys.find = held  # type: ignore[method-assign]
+        connection.secret = "hg_live_" + "A" * 43
+        before = limits.HELD.bytes
+        async with trio.open_nursery() as nursery:
+            head = connection.head("POST", "/v1/messages/batch", JSON, "Content-Length: 20000000")
+            nursery.start_soon(connection.send, head + b" " * 20_000_000)
+            await asked.wait()
+            await trio.testing.wait_all_tasks_blocked(0.1)  # the client, too, cannot write on
+            assert limits.HELD.bytes - before <= connections.READ_BYTES
+            go_on.set()
+            is_problem(await connection.answer(), 401, "unauthorized")
+        assert limits.HELD.bytes == before
+
+
+async def test_all_bodies_together_have_so_much_room_and_leave_none_of_it_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "HELD_BYTES", limits.HELD.bytes + 3_000_000)
+    world = World(held=trio.Event())
+    assert world.held is not None
+    body = large(1_900_000)
+    async with a_served_gateway(world) as served, a_connection(served) as first, a_connection(served) as second:
+        head = first.head("POST", "/v1/messages", JSON, f"Content-Length: {len(body)}")
+        await first.send(head + body)
+        await world.arrived.wait()
+        await second.send(head + body)
+        answer = await second.answer()
+        is_problem(answer, 503, "unavailable")
+        assert answer[1]["retry-after"] == "1"
+        world.held.set()
+        assert (await first.answer())[0] == 202
+        await second.send(head + body)
+        assert (await second.answer())[0] == 202
+        async with a_connection(served) as gone:
+            await gone.send(head + body[:1_000_000])
+        for _ in range(3):
+            await second.send(head + body)
+            assert (await second.answer())[0] == 202
 
 
 # ------------------------------------------------------------------------------------- bounds on connections
