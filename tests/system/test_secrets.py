@@ -11,6 +11,7 @@ import json
 import socketserver
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -221,6 +222,7 @@ def test_no_secret_is_where_others_could_read_it() -> None:
             made = use.client.post("/v1/keys", json={"name": "another"}, headers=use.key).json()
             secrets["made"] = made["key"]
             assert use.client.get("/v1/keys", headers={"X-API-Key": made["key"]}).status_code == 200
+        assert refused_after_s(system, url, made["id"], made["key"]) < 5
         configured = ["--config", str(system.home / "heliograph.toml")]
         urls = {
             "HELIOGRAPH_POSTGRES__URL": running.postgres_url, "HELIOGRAPH_REDIS__URL": running.redis_url,
@@ -244,6 +246,17 @@ def test_no_secret_is_where_others_could_read_it() -> None:
         assert readable_by_others(system.folder.path) == []
         assert [line for line in up.errors if line and not is_an_event(line)] == []
         assert any("provider." in line for line in up.errors)
+
+
+def refused_after_s(system: System, url: str, key_id: str, secret: str) -> float:
+    """How long a running gateway takes a key, over one connection, after the command that revoked it has ended."""
+    with httpx.Client(base_url=url, headers={"X-API-Key": secret}, timeout=20) as client:
+        assert client.get("/v1/keys").status_code == 200
+        done = system.command("keys", "revoke", key_id)
+        assert done.returncode == 0, done.stderr
+        revoked_s = time.monotonic()
+        wait_until(lambda: client.get("/v1/keys").status_code == 401, "the revoked key is refused")
+        return time.monotonic() - revoked_s
 
 
 def is_an_event(line: str) -> bool:
