@@ -24,12 +24,15 @@ from heliograph.gateway.cli.system import ConfigFile
 if TYPE_CHECKING:
     from heliograph.actors.model.provider import ProviderSettings, Quota
     from heliograph.actors.model.settings import Config
+    from heliograph.gateway.cli.accounts import Account
 
 LATENESS_S: Final = 0.02
 """How much of a bucket the send slots give up so that the rate holds: at a smaller burst the rate is not reached."""
 OLDEST_POSTGRES: Final = 14
 OLDEST_REDIS: Final = (6, 2)
 LIVE_S: Final = 30.0
+LISTED: Final = 20
+DEEP: Final = "Look for messages unaccounted for, and mend what can be; reads every row."
 NOT_REACHED: Final = frozenset({"unreachable", "timeout", "tls", "disconnected"})
 UNREACHED: Final = "is its address right, and can it be reached from here?"
 UNTRUSTED: Final = "check its address, the clock, and the trusted authorities of this machine (SSL_CERT_FILE)"
@@ -48,6 +51,8 @@ class Line:
     status: Status
     detail: str
     mend: str | None = None
+    ids: Sequence[str] = ()
+    """Of messages that are unaccounted for."""
 
 
 def add(app: typer.Typer) -> None:
@@ -57,7 +62,7 @@ def add(app: typer.Typer) -> None:
 def check(
     config: ConfigFile = None,
     live: Annotated[bool, typer.Option("--live", help="Ask each provider; print what is left there.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Look for messages unaccounted for; reads every row.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help=DEEP)] = False,
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Check configuration, versions, stores and providers. Exit 1 where something is wrong."""
@@ -78,7 +83,11 @@ def check(
 
 
 def _written(line: Line) -> str:
-    return f"{line.status:7}  {line.name}: {line.detail}" + (f"; {line.mend}" if line.mend else "")
+    written = f"{line.status:7}  {line.name}: {line.detail}" + (f"; {line.mend}" if line.mend else "")
+    listed = list(line.ids[:LISTED])
+    if len(line.ids) > LISTED:
+        listed.append(f"and {len(line.ids) - LISTED} more; --json names them")
+    return "\n         ".join([written, *listed])
 
 
 async def _all(config: Config, live: bool, deep: bool) -> list[Line]:
@@ -97,7 +106,7 @@ async def _all(config: Config, live: bool, deep: bool) -> list[Line]:
         if provider.name in answers:
             lines.append(answers[provider.name])
     if deep:
-        lines.append(await _deep(config.postgres_url))
+        lines += await _deep(config)
     return lines
 
 
@@ -248,15 +257,29 @@ async def _ask(provider: ProviderSettings) -> Line:
             assert_never(never)
 
 
-async def _deep(url: str) -> Line:
-    from heliograph.gateway.cli.database import ledger_at
+async def _deep(config: Config) -> list[Line]:
+    from heliograph.gateway.cli import accounts
 
     try:
-        async with ledger_at(url) as ledger:
-            drift = await ledger.stats.drift()
+        account = await accounts.settle(config)
     except HeliographError as error:
-        return Line("accounting", Status.FAILED, str(error))
-    if drift:
-        mend = "please report it, with the supervisors' logs"
-        return Line("accounting", Status.FAILED, f"{drift} messages are unaccounted for", mend)
-    return Line("accounting", Status.OK, "every accepted message is accounted for")
+        return [Line("accounting", Status.FAILED, str(error))]
+    lines = [_accounted(account)]
+    for found in account.found:
+        detail = f"{len(found.ids)} {found.what}"
+        lines.append(Line("accounting", Status.FAILED, detail, found.mended or accounts.BACKUP, found.ids))
+    if account.unseen is not None:
+        detail = f"what is due in PostgreSQL could not be looked for in Redis: {account.unseen}"
+        lines.append(Line("accounting hints", Status.WARNING, detail, "check again when a supervisor runs"))
+    return lines
+
+
+def _accounted(account: Account) -> Line:
+    from heliograph.gateway.cli import accounts
+
+    if not account.drift and not account.drift_left:
+        return Line("accounting", Status.OK, "every accepted message is accounted for")
+    detail = f"{account.drift} messages are unaccounted for"
+    if not account.drift_left:
+        return Line("accounting", Status.FAILED, detail, "all were found and put back")
+    return Line("accounting", Status.FAILED, detail, f"{account.drift_left} are nowhere: {accounts.BACKUP}")
