@@ -8,7 +8,7 @@ told, which an idempotency key makes good.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,8 @@ Announce = Callable[[Sequence[Hint], Sequence[Later]], None]
 WRITERS: Final = 2
 MOST_MESSAGES: Final = 1000
 COMMIT_LIMIT_S: Final = 10.0
+DECIDED_S: Final = 15.0
+"""After so long a transaction in doubt has ended: a server that hears no more of it gives it up after ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Intake:
             with trio.move_on_after(COMMIT_LIMIT_S, shield=True) as limit:
                 results = await self._ledger.accept([a.acceptance for a in group], supervisor=self._supervisor)
         except LedgerDown as error:
-            _fail(group, error)
+            self._fail(group, error)
             return
         except Exception as error:
             if len(group) == 1:
@@ -79,33 +81,41 @@ class Intake:
                 await self._commit([accept])
             return
         if limit.cancelled_caught:
-            _fail(group, LedgerDown(f"no commit within {COMMIT_LIMIT_S:.0f} s"))
+            self._fail(group, LedgerDown(f"no commit within {COMMIT_LIMIT_S:.0f} s"))
             return
         self._count_and_announce(group, results)
         for accept, result in zip(group, results, strict=True):
             accept.reply.send(result)
 
     def _count_and_announce(self, group: Sequence[Accept], results: Sequence[Admission]) -> None:
+        accepted = [a.acceptance for a, result in zip(group, results, strict=True) if isinstance(result, Accepted)]
+        entered: Counter[tuple[Channel, State]] = Counter()
+        for acceptance in accepted:
+            entered.update(zip([m.channel for m in acceptance.messages], acceptance.states, strict=True))
+        for key, n in entered.items():
+            self._entered[key].inc(n)
+        hints, later = self._waiting(accepted)
+        if hints or later:
+            self._announce(hints, later)
+
+    def _waiting(self, acceptances: Iterable[Acceptance]) -> tuple[list[Hint], list[Later]]:
         hints: list[Hint] = []
         later: list[Later] = []
-        entered: Counter[tuple[Channel, State]] = Counter()
-        for accept, result in zip(group, results, strict=True):
-            if not isinstance(result, Accepted):
-                continue
-            acceptance = accept.acceptance
-            entered.update(zip([m.channel for m in acceptance.messages], acceptance.states, strict=True))
+        for acceptance in acceptances:
             for message, state in zip(acceptance.messages, acceptance.states, strict=True):
                 if state is State.QUEUED:
                     hints.append(Hint(message.id, message.lane))
                 elif state is State.SCHEDULED and message.send_at is not None:
                     due_in_s = (message.send_at - self._clock.now()).total_seconds()
                     later.append(Later(Hint(message.id, message.lane), max(0.0, due_in_s)))
-        for key, n in entered.items():
-            self._entered[key].inc(n)
-        if hints or later:
-            self._announce(hints, later)
+        return hints, later
 
-
-def _fail(group: Sequence[Accept], error: Exception) -> None:
-    for accept in group:
-        accept.reply.fail(error)
+    def _fail(self, group: Sequence[Accept], error: LedgerDown) -> None:
+        """A commit in doubt may have landed, or may land yet: then its messages wait, and a repeat under their key is
+        answered 202. So their hints are told, and once more when the server has surely made up its mind. A hint without
+        a message costs a look."""
+        if error.asked:
+            hints, later = self._waiting(accept.acceptance for accept in group)
+            self._announce(hints, [*later, *(Later(hint, DECIDED_S) for hint in hints)])
+        for accept in group:
+            accept.reply.fail(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self, TypeVar
 
@@ -172,10 +173,11 @@ class Pool:
     ) -> T:
         """`work` is one statement, a transaction of its own, and may be run several times. With `shield` only the
         time limit can cut it off."""
-        with _down_means_down(limit_s), trio.fail_after(limit_s, shield=shield):
+        with _down_means_down(limit_s) as tried, trio.fail_after(limit_s, shield=shield):
             for repeat in range(REPEATS):
                 try:
                     async with self._connection() as connection:
+                        tried.asked = True
                         return await work(connection)
                 except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                     if repeat == REPEATS - 1:
@@ -247,17 +249,25 @@ class Pool:
             return await Connection.open(self._url, application=self._application, writer=f"{self._writer}{slot}")
 
 
+@dataclass(slots=True)
+class _Tried:
+    """`asked`: there was a connection to ask on."""
+
+    asked: bool = False
+
+
 @contextmanager
-def _down_means_down(limit_s: float) -> Iterator[None]:
+def _down_means_down(limit_s: float) -> Iterator[_Tried]:
     """What means that PostgreSQL cannot now becomes LedgerDown; an error in what we asked stays as it is."""
+    tried = _Tried()
     try:
-        yield
+        yield tried
     except trio.TooSlowError as error:
-        raise LedgerDown(f"PostgreSQL gave no answer within {limit_s:g} s") from error
+        raise LedgerDown(f"PostgreSQL gave no answer within {limit_s:g} s", asked=tried.asked) from error
     except psycopg.Error as error:
         if not _means_down(error):
             raise
-        raise LedgerDown(f"PostgreSQL cannot answer: {_in_short(error)}") from error
+        raise LedgerDown(f"PostgreSQL cannot answer: {_in_short(error)}", asked=tried.asked) from error
 
 
 def _means_down(error: psycopg.Error) -> bool:

@@ -19,7 +19,13 @@ class NotAvailableYet(ConfigurationError):
 
 
 class LedgerDown(HeliographError):
-    """PostgreSQL gave no answer. Nothing is known; statements of the ledger may all be repeated."""
+    """PostgreSQL gave no answer. Nothing is known; statements of the ledger may all be repeated.
+
+    `asked` False: it was not even reached, so the statement has no effect."""
+
+    def __init__(self, text: str, *, asked: bool = True) -> None:
+        super().__init__(text)
+        self.asked = asked
 
 
 class NotMigrated(HeliographError):

@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trio
 
-from heliograph.actors.intake import COMMIT_LIMIT_S, MOST_MESSAGES, WRITERS, Accept, Intake
+from heliograph.actors.intake import COMMIT_LIMIT_S, DECIDED_S, MOST_MESSAGES, WRITERS, Accept, Intake
 from heliograph.actors.kernel.actor import ActorStopped, Mailbox
 from heliograph.actors.model.errors import LedgerDown, MailboxFull, NotFound
 from heliograph.actors.model.message import State
@@ -223,6 +223,8 @@ async def test_a_commit_that_takes_too_long_is_told_as_an_outage(world: World, a
     await trio.sleep(COMMIT_LIMIT_S + 1)
     assert isinstance(asked.answer, LedgerDown)
     assert asked.at_s == COMMIT_LIMIT_S
+    assert [each.hint for each in hanging.delayed] == hanging.announced, "it may land yet: looked at again by then"
+    assert {each.due_in_s for each in hanging.delayed} == {DECIDED_S}
 
 
 async def test_a_commit_in_doubt_may_be_repeated_by_the_client(world: World, autojump_clock: object) -> None:
@@ -231,7 +233,7 @@ async def test_a_commit_in_doubt_may_be_repeated_by_the_client(world: World, aut
     asked = world.post(acceptance)
     await trio.sleep(2)
     assert isinstance(asked.answer, LedgerDown)
-    assert world.announced == [], "nobody was told that it is accepted; the audit finds what is"
+    assert world.announced == hints(acceptance), "it waits, though nobody was told that it is accepted"
     again = world.post(request(world, key="k1"))
     await trio.sleep(2)
     assert again.answer == Replay(status=202, body=b"first")

@@ -89,8 +89,9 @@ async def test_a_transaction_whose_session_is_ended_is_ledger_down(postgres_url:
         await connection.rows("SELECT 1")
 
     async with pool_of(postgres_url) as pool:
-        with pytest.raises(LedgerDown):
+        with pytest.raises(LedgerDown) as raised:
             await pool.transact(work)
+        assert raised.value.asked, "whether it took effect is another question"
         assert await pool.rows("SELECT name FROM queue_generation") == []
 
 
@@ -124,6 +125,7 @@ async def test_where_nobody_listens_it_is_ledger_down_and_the_password_is_not_to
         with pytest.raises(LedgerDown, match="refused") as raised:
             await pool.rows("SELECT 1")
     assert "s3cret" not in str(raised.value)
+    assert not raised.value.asked
 
 
 async def test_a_cancelled_statement_does_not_poison_the_pool(postgres_url: str) -> None:

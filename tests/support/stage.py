@@ -64,7 +64,7 @@ class Stage:
         lost = self.lost_answers if done else self.lost_calls
         if self.ledger_down or name in lost:
             lost.discard(name)
-            raise LedgerDown("PostgreSQL gave no answer")
+            raise LedgerDown("PostgreSQL gave no answer", asked=bool(done))
 
     def queue(self, supervisor: str) -> MemoryQueue:
         return MemoryQueue(self.redis, supervisor)
