@@ -9,6 +9,7 @@ may stand still for ever without its connection being idle.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 from collections import Counter
@@ -92,7 +93,7 @@ async def turn_away(stream: trio.SocketStream) -> None:
     """Say that there is no room, as far as that takes no waiting, and close."""
     refusal = unavailable("there are as many connections as this process takes", FULL_RETRY_S)
     with contextlib.suppress(OSError):
-        stream.socket._sock.send(_whole(refusal))  # type: ignore[attr-defined]
+        os.write(stream.socket.fileno(), _whole(refusal))
     await trio.aclose_forcefully(stream)
 
 
@@ -150,7 +151,7 @@ class Connection:
         while thrown_away <= LINGER_BYTES:
             try:
                 with trio.CancelScope(deadline=self._until_s) as self._reading:
-                    data = await self._stream.receive_some(READ_BYTES)
+                    data = await self._receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 break
             if self._reading.cancelled_caught:
@@ -158,10 +159,13 @@ class Connection:
             if self._over:
                 thrown_away += len(data)
             else:
-                await self._take(bytes(data))
+                await self._take(data)
             if not data:
                 break
         await self._protocol.handle(Closed())
+
+    async def _receive(self) -> bytes:
+        return bytes(await self._stream.receive_some(READ_BYTES))
 
     async def _take(self, data: bytes) -> None:
         """What was received; empty at its end."""

@@ -23,6 +23,7 @@ from heliograph.gateway.services import Services
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE: Final = ("X-Content-Type-Options", "nosniff")
+NO_QUERY: Final = Query()
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-?8\"?\s*)?", re.IGNORECASE)
 
@@ -53,7 +54,7 @@ class Front:
         """Nothing takes effect before the body was read. Raises HeliographError, and whatever goes wrong."""
         key = await self._shared.authenticator.key_of(asked.headers)
         require(key, *route.scopes)
-        query = query_of(route.query or Query, asked.query_string)
+        query = query_of(route.query or Query, asked.query_string) if route.query or asked.query_string else NO_QUERY
         if not route.takes_json:
             return await self._handled(route, asked, key, query, b"")
         if not _JSON.fullmatch((asked.headers.get("Content-Type") or "").strip()):

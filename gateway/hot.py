@@ -130,6 +130,19 @@ class HotConnection(Connection):
         super().__init__(app, config, context, stream)
         self._hot = hot
 
+    async def _receive(self) -> bytes:
+        """A stream would first try whether something is there, which it is not: a client waits for its answer."""
+        listening = self._stream.socket.fileno()
+        if listening < 0:
+            return await super()._receive()
+        await trio.lowlevel.wait_readable(listening)
+        try:
+            return os.read(listening, READ_BYTES)
+        except BlockingIOError:  # a false alarm
+            return await super()._receive()
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
     async def _take(self, data: bytes) -> None:
         if data and self.is_between_requests():
             data = await self._answer_all(data)
