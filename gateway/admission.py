@@ -31,10 +31,10 @@ LEAST_BYTES: Final = 32_000
 """What a request costs beside its body."""
 UNTOLD_BYTES: Final = 250_000
 """What a body is taken for whose length is not announced, until it is there."""
-WORK_BYTES: Final = 400_000
-"""Bodies that are parsed or wait for their commit: enough for groups of a thousand messages, and what a request of
-another key may find before it."""
-WORK_LEAST_BYTES: Final = 500
+WORK_BYTES: Final = 150_000
+"""Bodies that are parsed or wait for their commit: what a request of another key may find before it. So much is enough
+for one batch to be read while two are committed, and for groups of 60 single messages."""
+WORK_LEAST_BYTES: Final = 2_500
 PATIENCE_S: Final = 10.0
 FLOOD_RETRY_S: Final = 1
 DAILY_MEMORY_S: Final = 10.0

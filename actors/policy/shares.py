@@ -10,6 +10,7 @@ nothing yet. Nobody need know how many keys there are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,30 +59,44 @@ class Room:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """`begin` is called once, when its turn has come; `started` says that it was."""
+    """`begin` is called once, when its turn has come; `started` says that it was, `aside` that it was by its key's
+    being new."""
 
     key: str
     cost: int
     begin: Callable[[], None]
     started: bool = False
+    aside: bool = False
     gone: bool = False
 
 
 class Turns:
-    """At most `capacity` is worked on at once; what is larger goes alone."""
+    """At most `capacity` is worked on at once; what is larger counts for no more. As much again is kept for keys that
+    have nothing here: theirs begins at once."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._at_work = 0
-        self._waiting: list[tuple[int, int, Ticket]] = []
-        self._finish: dict[str, int] = {}
-        """By key: where its last request ends in virtual time; kept for those that are ahead of it."""
-        self._virtual = 0
+        self._aside = 0
+        self._waiting: list[tuple[float, int, Ticket]] = []
+        self._here: Counter[str] = Counter()
+        self._finish: dict[str, float] = {}
+        """By key: where its last request ends in virtual time."""
+        self._virtual = 0.0
         self._serial = 0
 
     def ask(self, ticket: Ticket) -> None:
+        ticket.cost = min(ticket.cost, self._capacity)
+        is_new = ticket.key not in self._here
+        self._here[ticket.key] += 1
         start = max(self._virtual, self._finish.get(ticket.key, 0))
         self._finish[ticket.key] = start + ticket.cost
+        is_full = bool(self._waiting) or self._at_work + ticket.cost > self._capacity
+        if is_new and is_full and self._aside + ticket.cost <= self._capacity:
+            self._aside += ticket.cost
+            ticket.aside = True
+            self._begin(ticket)
+            return
         self._serial += 1
         heappush(self._waiting, (start, self._serial, ticket))
         self._serve()
@@ -91,22 +106,31 @@ class Turns:
         if ticket.gone:
             return
         ticket.gone = True
-        if ticket.started:
+        self._here[ticket.key] -= 1
+        if not self._here[ticket.key]:
+            del self._here[ticket.key]
+        if ticket.aside:
+            self._aside -= ticket.cost
+        elif ticket.started:
             self._at_work -= ticket.cost
         self._serve()
 
     def _serve(self) -> None:
         while self._waiting:
             start, _, ticket = self._waiting[0]
-            if not ticket.gone and self._at_work and self._at_work + ticket.cost > self._capacity:
+            if not ticket.gone and self._at_work + ticket.cost > self._capacity:
                 return
             heappop(self._waiting)
             if ticket.gone:
                 continue
-            self._virtual = max(self._virtual, start)
+            # It goes on with what is served, too, so that no stream of new keys keeps an old one waiting.
+            self._virtual = max(self._virtual, start) + ticket.cost / len(self._here)
             self._at_work += ticket.cost
-            ticket.started = True
-            ticket.begin()
-        if not self._at_work:
+            self._begin(ticket)
+        if not self._here:
             self._finish.clear()
-            self._virtual = 0
+            self._virtual = 0.0
+
+    def _begin(self, ticket: Ticket) -> None:
+        ticket.started = True
+        ticket.begin()

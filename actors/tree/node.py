@@ -48,6 +48,8 @@ from heliograph.actors.scheduler import Scheduler
 log = structlog.get_logger()
 ROLES: Final = frozenset({"gateway", "delivery", "dead-letters"})
 ACCEPT_LIMIT_S: Final = 12.0
+FEW: Final = 20
+"""Requests of more messages are committed apart, so that they keep no single message waiting."""
 REPORT_LIMIT_S: Final = 30.0
 
 
@@ -90,6 +92,7 @@ class Node:
         self.relay = self.box("relay", 4096)
         self.census = self.box("census", 256)
         self.intake: Mailbox[Accept] = self.box("intake", 512)
+        self.intake_bulk: Mailbox[Accept] = self.box("intake/bulk", 512)
         self.operations = self.box("operations", 16)
         self.receipts: Mailbox[Arrived | Promised] = self.box("receipts", 512)
         for name, courier in adapters.couriers.items():
@@ -106,7 +109,8 @@ class Node:
 
     async def accept(self, acceptance: Acceptance) -> Admission:
         """Answers after the commit. MailboxFull and LedgerDown as the intake says."""
-        return await self.intake.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=ACCEPT_LIMIT_S)
+        to = self.intake_bulk if len(acceptance.messages) > FEW else self.intake
+        return await to.ref.ask(lambda reply: Accept(acceptance, reply), timeout_s=ACCEPT_LIMIT_S)
 
     async def report(self, reported: Sequence[Reported]) -> None:
         """What a provider reports; returned means committed. MailboxFull and LedgerDown as the actor says."""
@@ -205,7 +209,7 @@ class Node:
         if "dead-letters" in self.roles:
             tree.append(self._aftercare())
         if "gateway" in self.roles:
-            tree.append(leaf(self.intake, self._intake))
+            tree += [leaf(self.intake_bulk, self._intake), leaf(self.intake, self._intake)]
         return tree
 
     def _relay(self) -> Relay:

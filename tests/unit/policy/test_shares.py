@@ -84,11 +84,23 @@ class Desk:
 def test_who_asks_for_little_waits_for_what_is_at_work_and_not_for_what_another_has_piled_up() -> None:
     desk = Desk(4)
     flood = [desk.ask("flood") for _ in range(1000)]
-    mine = desk.ask("mine")
-    for ticket in flood[:1]:
+    mine = [desk.ask("mine") for _ in range(3)]
+    assert [ticket.started for ticket in mine] == [True, False, False]
+    for ticket in flood[:4]:
         desk.turns.leave(ticket)
-    assert mine.started
-    assert sum(ticket.started for ticket in flood) == 4
+    assert [ticket.started for ticket in mine][:2] == [True, True]
+    for ticket in flood[4:6]:
+        desk.turns.leave(ticket)
+    assert mine[2].started
+    assert sum(ticket.started for ticket in flood) <= 10
+
+
+def test_many_keys_at_once_do_not_pass_twice_the_room() -> None:
+    desk = Desk(10)
+    tickets = [desk.ask(f"key {n}", 3) for n in range(50)]
+    assert sum(ticket.cost for ticket in tickets if ticket.started) == 9 + 9
+    desk.serve()
+    assert all(ticket.started for ticket in tickets)
 
 
 def test_costs_are_shared_and_not_numbers() -> None:
@@ -103,21 +115,25 @@ def test_costs_are_shared_and_not_numbers() -> None:
     assert abs(served["large"] - served["small"]) <= 11
 
 
-def test_what_is_larger_than_the_desk_goes_alone_and_is_not_starved() -> None:
+def test_what_is_larger_than_the_desk_is_not_starved_by_keys_that_are_new() -> None:
     desk = Desk(10)
-    first = desk.ask("a", 5)
-    large = desk.ask("b", 50)
-    after = desk.ask("c", 1)
-    assert (large.started, after.started) == (False, False)
-    desk.turns.leave(first)
-    assert (large.started, after.started) == (True, False)
-    desk.turns.leave(large)
-    assert after.started
+    desk.ask("a", 5)
+    large = desk.ask("a", 50)
+    served = 0
+    for n in range(1000):
+        desk.ask(f"new {n}", 4)
+        if n > 5:
+            desk.turns.leave(desk.begun[served])
+            served += 1
+        if large.started:
+            break
+    assert large.started
+    assert sum(ticket.cost for ticket in desk.begun if not ticket.gone) <= 20
 
 
 def test_who_waits_no_longer_keeps_nobody_waiting() -> None:
     desk = Desk(1)
-    first, second, third = desk.ask("a"), desk.ask("b", 5), desk.ask("c")
+    first, second, third = desk.ask("a"), desk.ask("a"), desk.ask("a")
     desk.turns.leave(second)
     desk.turns.leave(second)
     desk.turns.leave(first)
