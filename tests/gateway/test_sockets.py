@@ -337,7 +337,8 @@ async def is_served(connection: Connection) -> bool:
 
 
 async def is_turned_away(connection: Connection) -> None:
-    answer = await connection.answer()
+    with trio.fail_after(5):
+        answer = await connection.answer()
     is_problem(answer, 503, "unavailable")
     assert answer[1]["retry-after"] == "1"
     assert await connection.ended()
