@@ -477,6 +477,8 @@ class Accord:
         while True:
             retry_s = inf
             try:
+                if not known:
+                    await self._find_bucket()
                 if not known or self._poll_s(self._clock.boot_s()) < inf:
                     await self._read_record()
                     known = True
@@ -492,6 +494,11 @@ class Accord:
                 self._reserver.ring()
                 self._changed()
             await self._keeper.wait(min(retry_s, self._next_turn_s(now_s) - now_s))
+
+    async def _find_bucket(self) -> None:
+        """One that is not there counts as just spent from now on, and not only from when a first call is wanted: of a
+        provider that stands by for another, that would be the moment when it is needed at once."""
+        await self._coordination.reserve(self._name, self._shape, want=0, cost=1, horizon_s=ORDINARY_S)
 
     async def _read_record(self) -> None:
         record, paused_for_s = await self._coordination.record(self._name)

@@ -69,7 +69,7 @@ WITH made AS (
         created_at, expires_at, live, id, channel, tenant, key_id, category, recipient, content, tags, parts
     )
     SELECT now(), now() + interval '1 day', true, id, 'sms', 'default', 'key', 'promotional',
-           '+91987654' || lpad((n %% 10000 / 10 * 10 + 9)::text, 4, '0'), '{"kind": "sms", "text": "Hello"}', '{}', 1
+           '+91987654' || lpad((n %% 10000 / 10 * 10 + 9)::text, 4, '0'), '{"text": "Hello", "dlt_variables": []}', '{}', 1
     FROM made
 )
 INSERT INTO messages (due_at, expires_at, updated_at, id, channel, priority, state, touched_by)
@@ -83,6 +83,7 @@ WHERE m.priority = 'urgent' ORDER BY c.id"""
 class Deployment:
     def __init__(self, folder: Path, url: str, redis: RedisServer, providers: str) -> None:
         self.url = url
+        self.redis = redis
         self.port = free_port(None)
         self._monitor = free_port(None)
         self._config = folder / "bench.toml"
@@ -261,6 +262,7 @@ def memory(bench: Deployment, options: argparse.Namespace) -> None:
         trio.run(lambda: bench.post(key, each_s=0.02, seconds=3))
         say(f"memory: nothing queued: {resident(pid):.0f} MiB")
     bench.fill(options.memory)
+    bench.redis.flush()
     with bench.running() as pid:
         filled = "SELECT count(*) FROM queue_generation WHERE filled"
         sizes: list[float] = []

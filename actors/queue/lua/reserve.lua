@@ -35,7 +35,7 @@ while #slots < want do
   empty = math.max(empty, slot) + cost * interval
   slots[#slots + 1] = at(math.ceil(slot))
 end
-redis.call('SET', KEYS[4], at(math.ceil(empty)), 'PX', at(math.max(0, empty - now) / 1000 + 3600000))
+redis.call('SET', KEYS[4], at(math.ceil(empty)), 'PX', at(math.max(0, empty - now) / 1000 + 86400000))
 local quota = ''
 if KEYS[5] and not part then
   quota = 'lost'
