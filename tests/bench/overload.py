@@ -69,7 +69,8 @@ WITH made AS (
         created_at, expires_at, live, id, channel, tenant, key_id, category, recipient, content, tags, parts
     )
     SELECT now(), now() + interval '1 day', true, id, 'sms', 'default', 'key', 'promotional',
-           '+91987654' || lpad((n %% 10000 / 10 * 10 + 9)::text, 4, '0'), '{"text": "Hello", "dlt_variables": []}', '{}', 1
+           '+91987654' || lpad((n %% 10000 / 10 * 10 + 9)::text, 4, '0'),
+           '{"text": "Hello", "dlt_variables": []}', '{}', 1
     FROM made
 )
 INSERT INTO messages (due_at, expires_at, updated_at, id, channel, priority, state, touched_by)
