@@ -45,6 +45,8 @@ CLOSE_S: Final = 5.0
 LEAVE_S: Final = 3.0
 STATS_LIMIT_S: Final = 5.0
 STILL_S: Final = 3.0
+OPEN_WITHIN_S: Final = 10.0
+OPEN_AGAIN_S: Final = 0.2
 
 Serve = Callable[[Callable[[], Awaitable[None]], Callable[[], None]], Awaitable[None]]
 
@@ -154,7 +156,7 @@ async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock
     structlog.contextvars.bind_contextvars(supervisor=supervisor)
     try:
         async with AsyncExitStack() as stack:
-            adapters = await _open(config, stack, supervisor, clock or SystemClock())
+            adapters = await _open_soon(config, stack, supervisor, clock or SystemClock())
             node = Node(config, adapters, roles=roles, supervisor=supervisor, clock=clock or SystemClock())
             node.metrics.build_info.labels(version("heliograph"), platform.python_version()).set(1)
             if await _run(Process(node)):
@@ -174,6 +176,18 @@ async def run_supervisor(config: Config, *, roles: frozenset[str] = ROLES, clock
 def _failed(error: BaseException) -> int:
     print(f"heliograph: {error}", file=sys.stderr)  # noqa: T201
     return 1
+
+
+async def _open_soon(config: Config, stack: AsyncExitStack, supervisor: str, clock: Clock) -> Adapters:
+    """It answered a moment ago: a line that breaks just now is no reason to end. LedgerDown where it stays away."""
+    patience_ends_s = trio.current_time() + OPEN_WITHIN_S
+    while True:
+        try:
+            return await _open(config, stack, supervisor, clock)
+        except LedgerDown:
+            if trio.current_time() >= patience_ends_s:
+                raise
+        await trio.sleep(OPEN_AGAIN_S)
 
 
 async def _open(config: Config, stack: AsyncExitStack, supervisor: str, clock: Clock) -> Adapters:

@@ -18,7 +18,7 @@ import trio
 from heliograph.actors.ledger import migrate as migrations
 from heliograph.actors.ledger.postgres import open_ledger
 from heliograph.actors.model.access import ApiKey
-from heliograph.actors.model.errors import HeliographError, LedgerDown, NotMigrated, QueueDown
+from heliograph.actors.model.errors import LedgerDown, NotMigrated, QueueDown
 from heliograph.actors.model.settings import Config
 from heliograph.actors.ports.ledger import Ledger
 from heliograph.gateway.auth import digest_of, make_key
@@ -46,8 +46,11 @@ async def migrate(url: str) -> list[str]:
 
 async def refuse_unless_migrated(url: str) -> None:
     """NotMigrated, which names the command."""
-    pending = await trio.to_thread.run_sync(migrations.pending, url, abandon_on_cancel=True)
-    if pending:
+    await trio.to_thread.run_sync(_look_at_version, url, abandon_on_cancel=True)
+
+
+def _look_at_version(url: str) -> None:
+    if pending := migrations.pending(url):
         text = f"the database lacks {len(pending)} migrations (first {pending[0]}); run `heliograph migrate`"
         raise NotMigrated(text)
 
@@ -74,10 +77,12 @@ async def ensure_key(url: str, secret: str | None) -> tuple[ApiKey, str]:
 
 
 async def wait_for_stores(config: Config, *, patience_s: float) -> None:
-    """Both at once. Says on standard error what it waits for; LedgerDown or QueueDown when patience is over."""
+    """Both at once, then that the database is of this version. Says on standard error what it waits for; LedgerDown or
+    QueueDown when patience is over, NotMigrated at once."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_wait_for, partial(ask_postgres, config.postgres_url), patience_s)
         nursery.start_soon(_wait_for, partial(ask_redis, config.redis_url), patience_s)
+    await _wait_for(partial(_look_at_version, config.postgres_url), patience_s)
 
 
 async def _wait_for(ask: Callable[[], None], patience_s: float) -> None:
@@ -96,7 +101,7 @@ async def _wait_for(ask: Callable[[], None], patience_s: float) -> None:
     )
     try:
         await tries(trio.to_thread.run_sync, ask, abandon_on_cancel=True)
-    except HeliographError as error:
+    except (LedgerDown, QueueDown) as error:
         raise type(error)(f"{error}; gave up after {patience_s:g} s") from error
 
 

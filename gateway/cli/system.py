@@ -185,7 +185,6 @@ async def _run(config: Config, roles: frozenset[str], patience_s: float) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
         await database.wait_for_stores(config, patience_s=patience_s)
-        await database.refuse_unless_migrated(config.postgres_url)
         code = await run_supervisor(config, roles=roles)
         nursery.cancel_scope.cancel()
     return code

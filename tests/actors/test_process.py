@@ -14,7 +14,7 @@ import trio
 from heliograph import supervisor as module
 from heliograph.actors.dispatcher import Dispatcher
 from heliograph.actors.kernel.supervision import Supervisor
-from heliograph.actors.model.errors import ConfigurationError
+from heliograph.actors.model.errors import ConfigurationError, LedgerDown
 from heliograph.actors.model.message import Channel, State
 from heliograph.actors.tree.node import ROLES, Adapters, Node
 from heliograph.supervisor import STILL_S, Process, run_supervisor
@@ -112,6 +112,26 @@ async def test_a_signal_drains_and_ends_with_0(world: World, nursery: trio.Nurse
     assert world.store.claims == {}
     events = [entry["event"] for entry in logs]
     assert (events[0], events[-1]) == ("supervisor.draining", "supervisor.stopped")
+
+
+@pytest.mark.parametrize(("away_s", "code"), [(8.0, 0), (60.0, 1)], ids=["for a moment", "for good"])
+async def test_a_ledger_that_is_lost_while_it_starts_is_waited_for(
+    away_s: float, code: int, world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_s = trio.current_time() + away_s
+
+    async def opened(config: object, stack: object, supervisor: str, clock: object) -> Adapters:
+        if trio.current_time() < back_s:
+            raise LedgerDown("PostgreSQL cannot answer: server closed the connection unexpectedly")
+        return adapters(world, supervisor)
+
+    monkeypatch.setattr(module, "_open", opened)
+    run = await Run(world).start(nursery)
+    await trio.sleep(20)
+    assert await living(world) == 1 - code
+    if code == 0:
+        signal.raise_signal(signal.SIGTERM)
+    assert await run.ends(within_s=world.config.delivery.drain_grace_s) == code
 
 
 async def test_a_second_signal_stops_at_once_and_leaves_the_rest_to_others(
