@@ -263,13 +263,16 @@ _FIELDS: Final[Mapping[str, str]] = {
     "dlt_text": "#/text",
     "dlt_template": "#/sms/dlt_template_id",
     "dlt_variables": "#/sms/dlt_variables",
-    "not_named": "#/providers",
 }
 """The field that a word of `Courier.takes` or of the router blames. The first whose change would help is told."""
+_LEFT_OUT: Final = frozenset({"not_named", "test_only"})
 
 
 def _at_fault(message: Message, words: Collection[str]) -> str:
-    """Whom it is for, where no other field is to blame."""
+    """Whom it is for, where no other field is to blame. That `providers` leaves others out counts where there is no
+    other reason: those it names have theirs."""
+    if "not_named" in words and set(words) <= _LEFT_OUT:
+        return "#/providers"
     word = next((word for word in _FIELDS if word in words), None)
     if word == "sender" and message.channel is Channel.SMS:
         return "#/sms/sender_id"

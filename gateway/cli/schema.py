@@ -192,7 +192,9 @@ class Breaker(Table):
     """When to stop asking a provider that fails, and how to begin again."""
 
     failure_ratio: Real = Field(0.5, gt=0, le=1, description="of the calls in the window, failed or slow, that open it")
-    minimum_calls: Whole = Field(20, ge=1, le=100_000, description="in the window, before the ratio counts")
+    minimum_calls: Whole = Field(
+        20, ge=1, le=100_000, description="in the window, before the ratio counts; 5 bad ones in a row open it too"
+    )
     window: Duration = Field(30.0, gt=0, le=3600, description="how far back calls are counted")
     slow_call: Duration = Field(5.0, gt=0, le=600, description="a longer call counts as slow")
     open_for: Duration = Field(10.0, gt=0, le=600, description="the first pause; it doubles as the provider stays ill")

@@ -10,7 +10,7 @@ import trio
 from heliograph.actors.model.attempt import Answer as ProviderAnswer
 from heliograph.actors.model.attempt import Outcome
 from heliograph.actors.model.message import Channel, Move, State, WaitingFor
-from heliograph.actors.model.provider import Pause
+from heliograph.actors.model.provider import Pause, RouteRule
 from heliograph.actors.ports.ledger import ClaimRequest, Finish, Park
 from heliograph.gateway.api.cluster import FRESH_S
 from tests.support.builders import a_provider
@@ -273,6 +273,13 @@ async def test_a_message_that_no_provider_could_ever_take_is_refused_with_the_re
         assert (named.status, named.json["code"]) == (422, "no_route")
         assert named.json["errors"][0]["pointer"] == "#/providers"
         assert "post: not_named" in named.json["detail"]
+
+
+async def test_a_provider_named_by_the_message_is_refused_for_its_own_reason() -> None:
+    indian = a_provider(name="indian", channel=Channel.SMS, routes=RouteRule(countries=frozenset({"IN"})))
+    async with a_gateway(World(providers=[indian, a_provider(name="other", channel=Channel.SMS)])) as gateway:
+        abroad = await gateway.post("/v1/messages", {**SMS, "to": "+27821234567", "providers": ["indian"]})
+        assert abroad.json["errors"][0]["pointer"] == "#/to"
 
 
 async def test_more_recipients_than_any_provider_takes_at_once_have_a_code_of_their_own() -> None:
