@@ -15,6 +15,10 @@ from tests.chaos.sink import Call
 
 FINAL: Final = frozenset({"sent", "delivered", "undelivered", "failed", "expired", "cancelled", "suppressed"})
 NOT_TAKEN: Final = frozenset({"deferred", "throttled"})
+JITTER_S: Final = 0.010
+"""The slots assume that the way to a provider adds ten milliseconds at most. Where a machine has several times more to do
+than it has cores, a process waits longer between its last look and its first byte: as much again is not held against
+it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def judge(evidence: Evidence) -> Verdict:
         verdict.excess[name] = round(
             worst_excess((c.at_s for c in evidence.calls if c.provider == name), limit.rate), 3
         )
-        if verdict.excess[name] > limit.burst + 1e-6:
+        if verdict.excess[name] > limit.burst + limit.rate * JITTER_S:
             verdict.wrong.append(
                 f"too fast: {name} got {verdict.excess[name]:g} beyond {limit.rate:g}/s, allowed are {limit.burst:g}"
             )
