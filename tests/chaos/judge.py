@@ -16,8 +16,8 @@ from tests.chaos.sink import Call
 FINAL: Final = frozenset({"sent", "delivered", "undelivered", "failed", "expired", "cancelled", "suppressed"})
 NOT_TAKEN: Final = frozenset({"deferred", "throttled"})
 JITTER_S: Final = 0.010
-"""The slots assume that the way to a provider adds ten milliseconds at most. Where a machine has several times more to do
-than it has cores, a process waits longer between its last look and its first byte: as much again is not held against
+"""The slots assume that the way to a provider adds ten milliseconds at most. On a machine that has several times more to
+do than it has cores a process waits longer between its last look and its first byte: as much again is not held against
 it."""
 
 
