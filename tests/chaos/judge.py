@@ -16,9 +16,9 @@ from tests.chaos.sink import Call
 FINAL: Final = frozenset({"sent", "delivered", "undelivered", "failed", "expired", "cancelled", "suppressed"})
 NOT_TAKEN: Final = frozenset({"deferred", "throttled"})
 JITTER_S: Final = 0.010
-"""The slots assume that the way to a provider adds ten milliseconds at most. On a machine that has several times more to
-do than it has cores a process waits longer between its last look and its first byte: as much again is not held against
-it."""
+"""The slots assume that the way to a provider adds ten milliseconds at most. On a machine with several times more to do
+than it has cores a process waits longer between its last look and its first byte: so much again is not held against it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
