@@ -70,17 +70,23 @@ LATE_S: Final = 60.0
 QUOTA_LATE_S: Final = 600.0
 """A quota is used up for hours; what others gave back, or a higher one, is found out within this."""
 LIFTED_EARLY: Final = frozenset({WaitingFor.PAUSED, WaitingFor.BREAKER})
+ASKED_FOR: Final = frozenset({WaitingFor.RATE, WaitingFor.PROVIDER})
 
 
 def put_off(for_s: float, why: WaitingFor, waited_s: float = 0.0) -> float:
-    """How long a message is put off that finds all its providers stopped. An operator may end a pause or close a
-    breaker long before its time, so it looks again soon; the longer it has waited, the less often.
+    """How long a message is put off that finds all its providers stopped. An operator may end a pause, close a breaker,
+    or lift what a provider's `Retry-After` asked for long before its time, so it looks again soon; the longer it has
+    waited, the less often.
 
     >>> [put_off(3600, WaitingFor.PAUSED, waited_s) for waited_s in (0, 160, 7200)]
     [5.0, 20.0, 60.0]
+    >>> put_off(45, WaitingFor.RATE), put_off(86_400, WaitingFor.RATE)
+    (45, 60.0)
     """
     if why is WaitingFor.QUOTA:
         return min(for_s, max(SOON_S, waited_s / 8), QUOTA_LATE_S)
+    if why in ASKED_FOR and for_s > LATE_S:
+        return min(for_s, max(LATE_S, waited_s / 8), QUOTA_LATE_S)
     if why not in LIFTED_EARLY:
         return for_s
     return min(for_s, max(SOON_S, waited_s / 8), LATE_S)

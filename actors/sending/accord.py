@@ -135,6 +135,7 @@ class Accord:
         self.permits = Permits()
         self._verdicts: deque[tuple[Permit, Verdict]] = deque()
         self._pause_to_tell_s: float | None = None  # until when; 0.0 lifts it
+        self._told_to_wait_until_s = -inf  # the provider's own word, by `Retry-After` or its like
         self._completed, self._handled, self._answered = Tally(PREFETCH_S), Tally(60.0), Tally(60.0)
         self._reserver, self._keeper = Bell(), Bell()
         self._redis_away = False
@@ -168,7 +169,7 @@ class Accord:
             breaker=self._breaker.state(now_s),
             breaker_since=now - timedelta(seconds=now_s - self._breaker.since_s(now_s)),
             breaker_until=None if until_s is None else now + timedelta(seconds=until_s - now_s),
-            effective_rate=self._settings.rate * self._share(now_s),
+            effective_rate=0.0 if self._told_to_wait_until_s > now_s else self._settings.rate * self._share(now_s),
             in_flight=in_flight,
             handled=self._handled.total(now_s),
             quota_remaining=self._budget.remaining if self._budget else None,
@@ -226,6 +227,8 @@ class Accord:
         if slow:
             self._throttle.slow(began_s, now_s)
         if stay_away_s > 0 and self._wait_for_rate(now_s + stay_away_s, now_s):
+            self._told_to_wait_until_s = now_s + stay_away_s
+            log.warning("provider.told_to_wait", provider=self._name, seconds=round(stay_away_s, 3))
             self._hand.drop_slots()
             self._pause_to_tell_s = now_s + stay_away_s
         if now_s - self._published_s >= PUBLISH_S:
@@ -256,6 +259,7 @@ class Accord:
             self._breaker.force(None, now_s=now_s, until_s=now_s)
         if was_paused and pause is None:  # resumed: what Retry-After said before is forgotten with it
             self._stops.lift(Stop.RATE)
+            self._told_to_wait_until_s = -inf
             self._pause_to_tell_s = 0.0
         self._look_again(now_s)
 
@@ -334,6 +338,7 @@ class Accord:
                 return inf
             got = replace(got, slots=slots)
         if got.paused_for_s > 0:
+            self._told_to_wait_until_s = now_s + got.paused_for_s
             self._wait_for_rate(now_s + got.paused_for_s, now_s)
         if not self.admission(now_s).calls:
             for slot in got.slots:
@@ -506,6 +511,7 @@ class Accord:
         self._redis_is_back()
         self._learn(record, now_s)
         if paused_for_s > 0:
+            self._told_to_wait_until_s = now_s + paused_for_s
             self._wait_for_rate(now_s + paused_for_s, now_s)
 
     async def _tell_pause(self) -> None:

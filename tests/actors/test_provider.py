@@ -280,6 +280,25 @@ async def test_while_paused_by_the_provider_the_desk_says_so(autojump_clock: obj
         assert blocked is not None
         assert blocked[1] is WaitingFor.RATE
         assert 58 < blocked[0] < 60
+        assert node.actor.report().effective_rate == 0
+
+
+async def test_a_resume_lifts_what_the_provider_asked_for(autojump_clock: object) -> None:
+    async with a_world() as world:
+        node = world.add(lambda _: throttled(86_400.0) if not world.finished else ACCEPTED, claim_s=0.01)
+        await node.deliver(tracked())
+        await trio.sleep(1)
+        assert node.desk.blocked(trio.current_time()) is not None
+        until = world.clock.now() + timedelta(seconds=5)
+        await node.control(Controls(provider=world.settings.name, pause=Pause(until=until, reason="resumed")))
+        await trio.sleep(1)
+        await node.control(None)
+        await trio.sleep(0.5)
+        assert node.desk.blocked(trio.current_time()) is None
+        assert node.actor.report().effective_rate > 500, "it was throttled, and recovers"
+        world.wait_to_be_sent(3)
+        await trio.sleep(2)
+        assert len(world.finished) == 4
 
 
 async def test_what_was_throttled_for_one_recipient_slows_nobody(autojump_clock: object) -> None:

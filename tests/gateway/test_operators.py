@@ -101,6 +101,15 @@ async def test_a_provider_is_paused_for_a_time_and_resumed() -> None:
         assert (await gateway.world.services.coordination.record("text"))[1] == 0
 
 
+async def test_a_resume_without_a_pause_lets_every_supervisor_hear_of_one_that_ends() -> None:
+    async with a_gateway() as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.post, "/v1/providers/text/resume")
+        await trio.sleep(0.5)
+        [controls] = await gateway.world.ledger.cluster.controls()
+        assert controls.pause is not None
+    assert [c for c in await gateway.world.ledger.cluster.controls() if c.pause is not None] == []
+
+
 async def test_a_pause_runs_out() -> None:
     async with a_gateway() as gateway:
         await gateway.post("/v1/providers/text/pause", {"duration": "10s"})
