@@ -1,16 +1,24 @@
-"""Real services for whoever asks for them by name; see tests/support/services.py."""
+"""Real services for whoever asks for them by name (see tests/support/services.py), and how hypothesis searches.
+
+A commit draws the same examples each time, so that it fails for what was changed; `SEARCH=1 make test` draws others.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 from heliograph.actors.ledger.migrate import migrate
 from tests.support.services import PostgresServer, RedisServer, empty
 
 TEMPLATE = "migrated"
+
+settings.register_profile("commit", derandomize=True, deadline=None)
+settings.load_profile("default" if "SEARCH" in os.environ else "commit")
 
 
 @pytest.fixture(scope="session")
