@@ -330,7 +330,7 @@ ROWS: Final[tuple[Row, ...]] = (
     _When("454", "4.7.0").then(LOGIN_LATER),
     _When("4xx", stages=_LOGIN).then(LOGIN_LATER),
     _When("421").then(CLOSING),
-    _When("5xx", "5.7.8 5.7.9 5.7.14").then(LOGIN_REFUSED),
+    _When("5xx", "5.7.4 5.7.8 5.7.9 5.7.14").then(LOGIN_REFUSED),
     _When("534 535").then(LOGIN_REFUSED),
     _When("5xx", stages=_LOGIN).then(LOGIN_REFUSED),
     _When("530 538").then(LOGIN_WANTED),
