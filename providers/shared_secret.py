@@ -18,6 +18,7 @@ from heliograph.actors.ports.receipts import Genuine, ReceiptCall, Refused
 from heliograph.providers.kinds import fault, nearest
 
 LEAST: Final = 16
+"""Shorter ones are taken, and `heliograph check` warns of them."""
 KEYS: Final = ("secret", "username")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 
@@ -47,8 +48,8 @@ def shared_secret(settings: ProviderSettings, *own: str) -> SharedSecret:
     secret, username = given.get("secret"), given.get("username")
     if secret is None:
         raise fault(settings, "receipts.secret", "missing; it is part of the URL that the provider calls")
-    if not isinstance(secret, str) or len(secret) < LEAST or not _PRINTABLE.fullmatch(secret):
-        raise fault(settings, "receipts.secret", f"must be at least {LEAST} characters of ASCII without spaces")
+    if not isinstance(secret, str) or not _PRINTABLE.fullmatch(secret):
+        raise fault(settings, "receipts.secret", "must be ASCII without spaces, and not empty")
     if username is not None and (not isinstance(username, str) or not _PRINTABLE.fullmatch(username)):
         raise fault(settings, "receipts.username", "must be ASCII without spaces")
     return SharedSecret(secret=secret, username=username)

@@ -20,6 +20,7 @@ from heliograph.gateway.cli import output
 from heliograph.gateway.cli.output import JsonFlag
 from heliograph.gateway.cli.state import DEFAULT_FOLDER, Folder
 from heliograph.gateway.cli.system import ConfigFile
+from heliograph.providers.shared_secret import LEAST
 
 if TYPE_CHECKING:
     from heliograph.actors.model.provider import ProviderSettings, Quota
@@ -192,6 +193,10 @@ def _provider(provider: ProviderSettings, kept_s: float) -> Iterator[Line]:
     if provider.burst < least:
         detail = f"with a burst of {provider.burst:g} its rate of {provider.rate:g} is not reached"
         yield Line(name, Status.WARNING, detail, f"set burst to {least:g} or more, if the provider allows it")
+    secret = provider.receipts.get("secret")
+    if isinstance(secret, str) and len(secret) < LEAST:
+        detail = f"receipts.secret is short: fewer than {LEAST} characters can be guessed"
+        yield Line(name, Status.WARNING, detail, "make one with `openssl rand -hex 16`")
     if provider.quota is not None:
         yield from _quota(provider, provider.quota, kept_s)
 
