@@ -169,7 +169,9 @@ class Accord:
             breaker=self._breaker.state(now_s),
             breaker_since=now - timedelta(seconds=now_s - self._breaker.since_s(now_s)),
             breaker_until=None if until_s is None else now + timedelta(seconds=until_s - now_s),
-            effective_rate=0.0 if self._told_to_wait_until_s > now_s else self._settings.rate * self._share(now_s),
+            effective_rate=0.0
+            if self._told_to_wait_until_s > now_s
+            else round(self._settings.rate * self._share(now_s), 6),
             in_flight=in_flight,
             handled=self._handled.total(now_s),
             quota_remaining=self._budget.remaining if self._budget else None,
