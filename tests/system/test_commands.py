@@ -159,9 +159,10 @@ def test_a_key_is_made_used_listed_and_revoked(system: System) -> None:
     wait_until(lambda: status() == 401, "the revoked key is refused")
     assert system.command("keys", "revoke", "key_none").returncode == 1
     assert system.command("keys", "create", "--name", "x", "--scope", "everything").returncode == 2
-    later = system.command("keys", "create", "--name", "x", "--rate", "5")
-    assert later.returncode == 2
-    assert "not available yet" in later.stderr
+    limited = system.json("keys", "create", "--name", "x", "--rate", "5", "--daily", "100")
+    [listed] = [key for key in system.json("keys", "list")["data"] if key["id"] == limited["id"]]
+    assert (listed["rate"], listed["daily"]) == (5, 100)
+    assert system.command("keys", "create", "--name", "x", "--rate", "-1").returncode == 2
 
 
 def test_check_finds_nothing_wrong(system: System) -> None:
