@@ -13,7 +13,8 @@ and again. A second loop serves the lines as room comes up, and empties those of
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -256,10 +257,8 @@ class Dispatcher:
         return hints
 
     async def _line_up(self, provider: str, hints: Sequence[Hint]) -> None:
-        try:
+        with self._queue_may_be_away():
             await self._queue.line_up(provider, hints)
-        except (QueueDown, StaleGeneration) as error:
-            self._outage("queue", error)
 
     # ---------------------------------------------------------------------------------------------- batches
 
@@ -435,14 +434,18 @@ class Dispatcher:
         log.warning("message.given_up", message_id=message_id, reason=end.reason)
 
     async def _give_back(self, hints: Sequence[Hint]) -> None:
-        try:
+        with self._queue_may_be_away():
             await self._queue.hand_back(hints)
-        except (QueueDown, StaleGeneration) as error:
-            self._outage("queue", error)  # the sweep finds them in our hand, or the new generation makes them anew
 
     async def _settle(self, done: Sequence[str], later: Sequence[Later]) -> None:
-        try:
+        with self._queue_may_be_away():
             await self._queue.settle(done, later=later)
+
+    @contextmanager
+    def _queue_may_be_away(self) -> Iterator[None]:
+        """What cannot be moved now is in our hand, where the sweep finds it, or the new generation makes it anew."""
+        try:
+            yield
         except (QueueDown, StaleGeneration) as error:
             self._outage("queue", error)
 
