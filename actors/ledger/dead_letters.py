@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, LiteralString
 
+from heliograph.actors.ledger.conditions import Conditions
 from heliograph.actors.ledger.edges import Edges
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.suppressions import suppressed
@@ -135,39 +136,33 @@ def select_letters(
 def _conditions(
     wanted: DeadLetterFilter, tenant: str | None, older: tuple[object, str] | None
 ) -> tuple[LiteralString, list[object]]:
-    where: list[LiteralString] = ["true"]
-    params: list[object] = []
-
-    def also(condition: LiteralString, *values: object) -> None:
-        where.append(condition)
-        params.extend(values)
-
+    found = Conditions()
     if tenant is not None:
-        also("d.tenant = %s", tenant)
+        found.also("d.tenant = %s", tenant)
     if older is not None:
-        also("(d.created_at, d.id) < (%s, %s)", *older)
+        found.also("(d.created_at, d.id) < (%s, %s)", *older)
     if wanted.state is not None:
-        also("d.state = %s", wanted.state)
+        found.also("d.state = %s", wanted.state)
     if wanted.channel is not None:
-        also("d.channel = %s", wanted.channel)
+        found.also("d.channel = %s", wanted.channel)
     if wanted.provider is not None:
-        also("d.provider = %s", wanted.provider)
+        found.also("d.provider = %s", wanted.provider)
     if wanted.reason is not None:
-        also("d.reason = %s", wanted.reason)
+        found.also("d.reason = %s", wanted.reason)
     if wanted.code is not None:
-        also("d.code = %s", wanted.code)
+        found.also("d.code = %s", wanted.code)
     if wanted.cause is not None:
-        also("d.cause = %s", wanted.cause)
+        found.also("d.cause = %s", wanted.cause)
     if wanted.tag is not None:
-        also("d.tags @> ARRAY[%s]", wanted.tag)
+        found.also("d.tags @> ARRAY[%s]", wanted.tag)
     if wanted.text is not None:
         pattern = f"%{_unspecial(wanted.text)}%"
-        also("(d.cause ILIKE %s OR d.detail ILIKE %s OR d.recipient ILIKE %s)", pattern, pattern, pattern)
+        found.also("(d.cause ILIKE %s OR d.detail ILIKE %s OR d.recipient ILIKE %s)", pattern, pattern, pattern)
     if wanted.since is not None:
-        also("d.created_at >= %s", wanted.since)
+        found.also("d.created_at >= %s", wanted.since)
     if wanted.until is not None:
-        also("d.created_at < %s", wanted.until)
-    return " AND ".join(where), params
+        found.also("d.created_at < %s", wanted.until)
+    return f"true{found.sql}", found.params
 
 
 def _unspecial(text: str) -> str:

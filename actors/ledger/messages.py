@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
 
+from heliograph.actors.ledger.conditions import Conditions
 from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import (
@@ -114,34 +115,28 @@ def _view(row: Sequence[Any], documents: Sequence[Any] | None, *, archived: bool
 
 
 def _conditions(wanted: MessageFilter, tenant: str | None, before: str | None) -> tuple[LiteralString, list[object]]:
-    where: list[LiteralString] = []
-    params: list[object] = []
-
-    def also(condition: LiteralString, *values: object) -> None:
-        where.append(condition)
-        params.extend(values)
-
+    found = Conditions()
     if tenant is not None:
-        also("c.tenant = %s", tenant)
+        found.also("c.tenant = %s", tenant)
     if before is not None:
-        also("c.id < %s", before)
+        found.also("c.id < %s", before)
     if wanted.state is State.SENDING:
-        also("k.message_id IS NOT NULL")
+        found.also("k.message_id IS NOT NULL")
     elif wanted.state is not None:
-        also("m.state = %s", wanted.state)
+        found.also("m.state = %s", wanted.state)
         if wanted.state in WAITING:
-            also("k.message_id IS NULL")
+            found.also("k.message_id IS NULL")
     if wanted.channel is not None:
-        also("c.channel = %s", wanted.channel)
+        found.also("c.channel = %s", wanted.channel)
     if wanted.to is not None:
-        also("c.recipient = %s", wanted.to)
+        found.also("c.recipient = %s", wanted.to)
     if wanted.tag is not None:
-        also("c.tags <> '{}' AND c.tags @> ARRAY[%s]", wanted.tag)
+        found.also("c.tags <> '{}' AND c.tags @> ARRAY[%s]", wanted.tag)
     if wanted.since is not None:
-        also("c.created_at >= %s AND c.id >= %s", wanted.since, _id_at(wanted.since, -_CLOCKS))
+        found.also("c.created_at >= %s AND c.id >= %s", wanted.since, _id_at(wanted.since, -_CLOCKS))
     if wanted.until is not None:
-        also("c.created_at < %s AND c.id < %s", wanted.until, _id_at(wanted.until, _CLOCKS))
-    return "".join(f" AND {condition}" for condition in where), params
+        found.also("c.created_at < %s AND c.id < %s", wanted.until, _id_at(wanted.until, _CLOCKS))
+    return found.sql, found.params
 
 
 def _id_at(at: datetime, shift: timedelta) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
+from heliograph.actors.ledger.conditions import Conditions
 from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.ledger.rows import refuse_nul
@@ -193,21 +194,15 @@ def _suppression(row: Sequence[Any]) -> Suppression:
 def _conditions(
     wanted: SuppressionFilter, tenant: str | None, before: str | None
 ) -> tuple[LiteralString, list[object]]:
-    where: list[LiteralString] = []
-    params: list[object] = []
-
-    def also(condition: LiteralString, *values: object) -> None:
-        where.append(condition)
-        params.extend(values)
-
+    found = Conditions()
     if tenant is not None:
-        also("s.tenant = %s", tenant)
+        found.also("s.tenant = %s", tenant)
     if before is not None:
-        also("s.id < %s", before)
+        found.also("s.id < %s", before)
     if wanted.channel is not None:
-        also("s.channel = %s", wanted.channel)
+        found.also("s.channel = %s", wanted.channel)
     if wanted.to is not None:
-        also("s.folded = ANY(%s)", list(spellings_of(wanted.to)))
+        found.also("s.folded = ANY(%s)", list(spellings_of(wanted.to)))
     if wanted.reason is not None:
-        also("s.reason = %s", wanted.reason)
-    return "".join(f" AND {condition}" for condition in where), params
+        found.also("s.reason = %s", wanted.reason)
+    return found.sql, found.params
