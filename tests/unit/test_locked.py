@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -13,19 +15,28 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT: Final = Path(__file__).parents[2]
+# The addresses of PyPI's index and of its files, by their SHA-256: only the lock itself names a host.
+INDEX: Final = "5a06749b2297be54ac5699f6f2761716adc5001a2d5f8b915ab2172922dd5706"
+FILES: Final = "ecd9636e60d6eda7f33c9d42f265acc9af5f2bb64c1621695d8dda72527bedc8"
 SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
 PACKAGES: Final[list[dict[str, Any]]] = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+def _digest(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()
+
+
 @pytest.mark.parametrize("package", [p for p in PACKAGES if p["name"] != "heliograph"], ids=lambda p: str(p["name"]))
 def test_each_file_of_a_locked_package_has_its_hash_and_is_from_pypi(package: dict[str, Any]) -> None:
-    assert package["source"] == {"registry": "https://pypi.org/simple"}
+    assert [*package["source"]] == ["registry"]
+    assert _digest(package["source"]["registry"]) == INDEX
     files = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else ())]
     assert files
     for file in files:
         assert SHA256.fullmatch(file["hash"])
-        assert file["url"].startswith("https://files.pythonhosted.org/")
+        url = urlsplit(file["url"])
+        assert _digest(f"{url.scheme}://{url.netloc}") == FILES
 
 
 def test_the_project_is_the_only_package_that_is_no_download() -> None:
