@@ -10,7 +10,7 @@ import orjson
 
 from heliograph.actors.ledger.pool import Connection, Pool
 from heliograph.actors.model.provider import BreakerState, Controls, ForcedBreaker, Pause, ProviderReport
-from heliograph.actors.ports.ledger import Generation, Peer
+from heliograph.actors.ports.ledger import RESUMED_S, Generation, Peer
 
 JOIN: Final = """
 INSERT INTO supervisors (id, roles, metrics_url) VALUES (%s, %s, %s)
@@ -36,13 +36,17 @@ FILLED: Final = "UPDATE queue_generation SET filled = true WHERE name = %s AND r
 CONTROLS: Final = """
 SELECT provider,
        CASE WHEN pause_until > now() THEN pause_until END, pause_reason,
-       CASE WHEN forced_until > now() THEN forced_until END, forced_state
+       CASE WHEN forced_until > now() THEN forced_until END, forced_state,
+       CASE WHEN resumed_at > now() - make_interval(secs => %s) THEN resumed_at END
 FROM provider_controls
-WHERE pause_until > now() OR forced_until > now()
+WHERE pause_until > now() OR forced_until > now() OR resumed_at > now() - make_interval(secs => %s)
 ORDER BY provider"""
 PAUSE: Final = """
 INSERT INTO provider_controls (provider, pause_until, pause_reason) VALUES (%s, %s, %s)
 ON CONFLICT (provider) DO UPDATE SET pause_until = excluded.pause_until, pause_reason = excluded.pause_reason"""
+RESUME: Final = """
+INSERT INTO provider_controls (provider, resumed_at) VALUES (%s, now())
+ON CONFLICT (provider) DO UPDATE SET pause_until = NULL, pause_reason = NULL, resumed_at = excluded.resumed_at"""
 FORCE: Final = """
 INSERT INTO provider_controls (provider, forced_until, forced_state) VALUES (%s, %s, %s)
 ON CONFLICT (provider) DO UPDATE SET forced_until = excluded.forced_until, forced_state = excluded.forced_state"""
@@ -88,11 +92,13 @@ class PostgresCluster:
         await self._pool.rows(FILLED, (generation.name, generation.run_id))
 
     async def controls(self) -> list[Controls]:
-        return [_controls(*row) for row in await self._pool.rows(CONTROLS)]
+        return [_controls(*row) for row in await self._pool.rows(CONTROLS, (RESUMED_S, RESUMED_S))]
 
-    async def pause(self, provider: str, pause: Pause | None) -> None:
-        params = (pause.until, pause.reason) if pause else (None, None)
-        await self._pool.rows(PAUSE, (provider, *params))
+    async def pause(self, provider: str, pause: Pause) -> None:
+        await self._pool.rows(PAUSE, (provider, pause.until, pause.reason))
+
+    async def resume(self, provider: str) -> None:
+        await self._pool.rows(RESUME, (provider,))
 
     async def force_breaker(self, provider: str, forced: ForcedBreaker | None) -> None:
         params = (forced.until, forced.state) if forced else (None, None)
@@ -127,6 +133,7 @@ def _controls(
     pause_reason: str | None,
     forced_until: datetime | None,
     forced_state: str | None,
+    resumed_at: datetime | None,
 ) -> Controls:
     return Controls(
         provider=provider,
@@ -134,4 +141,5 @@ def _controls(
         forced=ForcedBreaker(state=BreakerState(forced_state), until=forced_until)
         if forced_until and forced_state
         else None,
+        resumed_at=resumed_at,
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from typing import Final
 
 from heliograph.actors.ledger.memory_store import Member, Store, transaction
 from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.errors import NotFound
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
-from heliograph.actors.ports.ledger import Generation, Peer
+from heliograph.actors.ports.ledger import RESUMED_S, Generation, Peer
+
+RESUMED: Final = timedelta(seconds=RESUMED_S)
 
 
 class MemoryKeys:
@@ -94,13 +98,18 @@ class MemoryCluster:
         for said in self.store.controls.values():
             pause = said.pause if said.pause and said.pause.until > now else None
             forced = said.forced if said.forced and said.forced.until > now else None
-            if pause or forced:
-                in_force.append(Controls(provider=said.provider, pause=pause, forced=forced))
+            resumed_at = said.resumed_at if said.resumed_at and said.resumed_at > now - RESUMED else None
+            if pause or forced or resumed_at:
+                in_force.append(replace(said, pause=pause, forced=forced, resumed_at=resumed_at))
         return in_force
 
     @transaction
-    def pause(self, provider: str, pause: Pause | None) -> None:
+    def pause(self, provider: str, pause: Pause) -> None:
         self.store.controls[provider] = replace(self._said(provider), pause=pause)
+
+    @transaction
+    def resume(self, provider: str) -> None:
+        self.store.controls[provider] = replace(self._said(provider), pause=None, resumed_at=self.store.now())
 
     @transaction
     def force_breaker(self, provider: str, forced: ForcedBreaker | None) -> None:

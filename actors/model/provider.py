@@ -154,6 +154,7 @@ class Controls:
     provider: str
     pause: Pause | None = None
     forced: ForcedBreaker | None = None
+    resumed_at: datetime | None = None  # told for a few seconds, for each supervisor to hear of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

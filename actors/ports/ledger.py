@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from heliograph.actors.model.access import ApiKey
 from heliograph.actors.model.attempt import Answer, Attempt, Settled
@@ -36,6 +36,9 @@ from heliograph.actors.model.receipt import Receipt, Suppression, SuppressionRea
 from heliograph.actors.policy.allowance import Exceeded, KeyLimits
 
 # ------------------------------------------------------------------------------------------------ intake
+
+RESUMED_S: Final = 10.0
+"""How long `controls` tells that a provider was resumed: ten heartbeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,7 +521,10 @@ class ClusterLedger(Protocol):
     async def controls(self) -> list[Controls]:
         """What operators have said and has not run out."""
 
-    async def pause(self, provider: str, pause: Pause | None) -> None: ...
+    async def pause(self, provider: str, pause: Pause) -> None: ...
+
+    async def resume(self, provider: str) -> None:
+        """End its pause, and tell of it in `controls` for RESUMED_S."""
 
     async def force_breaker(self, provider: str, forced: ForcedBreaker | None) -> None: ...
 

@@ -251,15 +251,14 @@ class Accord:
     def obey(self, controls: Controls | None) -> None:
         """The operators' word; it runs out by itself. The desk keeps it for the actor that follows a crash."""
         now_s, now = self._clock.boot_s(), self._clock.now()
-        was_paused = self._stops.until_s(Stop.PAUSED) > now_s
-        pause, forced = (controls.pause, controls.forced) if controls else (None, None)
-        self._desk.controls = controls
+        pause, forced, resumed_at = (controls.pause, controls.forced, controls.resumed_at) if controls else (None,) * 3
+        before, self._desk.controls = self._desk.controls, controls
         self._stops.put(Stop.PAUSED, now_s + (pause.until - now).total_seconds() if pause else -inf)
         if forced:
             self._breaker.force(forced.state, now_s=now_s, until_s=now_s + (forced.until - now).total_seconds())
         else:
             self._breaker.force(None, now_s=now_s, until_s=now_s)
-        if was_paused and pause is None:  # resumed: what Retry-After said before is forgotten with it
+        if resumed_at and resumed_at != (before and before.resumed_at):
             self._stops.lift(Stop.RATE)
             self._told_to_wait_until_s = -inf
             self._pause_to_tell_s = 0.0

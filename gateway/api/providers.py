@@ -30,8 +30,6 @@ from heliograph.gateway.problems import Fault
 
 log = structlog.get_logger()
 BRIDGE_S: Final = 3.0
-HEARD_S: Final = 2.5
-"""Two heartbeats and a bit."""
 REDIS_S: Final = 2.0
 
 
@@ -52,15 +50,9 @@ async def pause(call: Call[PauseBody, None]) -> Reply:
 
 
 async def resume(call: Call[None, None]) -> Reply:
-    """It lifts, too, what the provider itself asked for by `Retry-After`. Supervisors take that from a pause that ends
-    before its time; where there is none, there is a short one first, for each heartbeat to hear of."""
+    """It lifts, too, what the provider itself asked for by `Retry-After`."""
     settings = _settings(call)
-    cluster = call.services.ledger.cluster
-    if not any(c.provider == settings.name and c.pause is not None for c in await cluster.controls()):
-        until = call.services.clock.now() + timedelta(seconds=2 * HEARD_S)
-        await cluster.pause(settings.name, Pause(until=until, reason="resumed"))
-        await trio.sleep(HEARD_S)
-    await cluster.pause(settings.name, None)
+    await call.services.ledger.cluster.resume(settings.name)
     await _hold_back(call, settings.name, 0.0)
     log.info("provider.resumed", provider=settings.name, key=call.key.id)
     return await _provider(call, settings)

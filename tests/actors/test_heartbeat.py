@@ -16,6 +16,7 @@ from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import Channel, Priority
 from heliograph.actors.model.provider import Controls, Pause
 from heliograph.actors.ports.handover import ControlsChanged
+from heliograph.actors.ports.ledger import RESUMED_S
 from heliograph.actors.ports.queue import Hint
 from tests.support.stage import Before, Stage
 
@@ -287,8 +288,11 @@ async def test_a_changed_word_replaces_the_one_before(stage: Stage, autojump_clo
     await stage.ledger.cluster.pause("x", longer)
     await trio.sleep(1.5)
     assert a.told("x") == [Controls(provider="x", pause=longer)]
-    await stage.ledger.cluster.pause("x", None)
+    await stage.ledger.cluster.resume("x")
+    resumed_at = stage.clock.now()
     await trio.sleep(1.5)
+    assert a.told("x") == [Controls(provider="x", resumed_at=resumed_at)]
+    await trio.sleep(RESUMED_S)
     assert a.told("x") == [None]
 
 
@@ -313,7 +317,8 @@ async def test_a_word_that_was_taken_back_while_the_heartbeat_was_away_is_taken_
     await trio.sleep(1.5)
     a.told("x")
     a.scope.cancel()  # as by a crash
-    await stage.ledger.cluster.pause("x", None)
+    await stage.ledger.cluster.resume("x")
+    resumed_at = stage.clock.now()
     await a.start()
     await trio.sleep(0.5)
-    assert a.told("x") == [None]
+    assert a.told("x") == [Controls(provider="x", resumed_at=resumed_at)]

@@ -20,7 +20,14 @@ from heliograph.actors.model.errors import Conflict, NotFound
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import LANES, Channel, Lane, Message, Priority, Reason, State
 from heliograph.actors.model.provider import BreakerState, ForcedBreaker, Pause, ProviderReport
-from heliograph.actors.ports.ledger import Acceptance, Generation, IdempotencyRecord, MessageFilter, WaitingHint
+from heliograph.actors.ports.ledger import (
+    RESUMED_S,
+    Acceptance,
+    Generation,
+    IdempotencyRecord,
+    MessageFilter,
+    WaitingHint,
+)
 from tests.contract.ledger_world import (
     ACCEPTED,
     ANY_STATE,
@@ -537,9 +544,26 @@ class ClusterSuite:
         await cluster.pause("ses", Pause(until=until, reason=None))
         await cluster.force_breaker("gmail", ForcedBreaker(state=BreakerState.CLOSED, until=until))
         assert {c.provider for c in await cluster.controls()} == {"ses", "gmail"}
-        await cluster.pause("ses", None)
+        await cluster.resume("ses")
         await cluster.force_breaker("gmail", None)
         await cluster.force_breaker("unknown", None)
+        [said] = await cluster.controls()
+        assert (said.provider, said.pause, said.forced) == ("ses", None, None)
+
+    async def test_a_resume_is_told_for_ten_seconds_and_over_a_pause_that_follows(self, world: LedgerWorld) -> None:
+        cluster = world.ledger.cluster
+        await cluster.resume("ses")
+        [first] = await cluster.controls()
+        assert first.resumed_at is not None
+        await cluster.pause("ses", Pause(until=world.now() + timedelta(seconds=60), reason=None))
+        [paused] = await cluster.controls()
+        assert paused.resumed_at == first.resumed_at
+        await world.advance(1)
+        await cluster.resume("ses")
+        [second] = await cluster.controls()
+        assert second.resumed_at is not None
+        assert second.resumed_at > first.resumed_at
+        await world.advance(RESUMED_S + 1)
         assert await cluster.controls() == []
 
 
