@@ -70,9 +70,9 @@ imports: $(STAMP_DEV) ## import layers, as docs/architecture.md draws them
 contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin and on the real service
 	@$(BIN)/pytest tests/contract $(ARGS)
 
-chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20, resumable)
+chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20 JOBS=1, resumable)
 	@$(BIN)/python -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(FAULTS_S),--faults-s $(FAULTS_S)) $(ARGS)
+	  $(if $(FAULTS_S),--faults-s $(FAULTS_S)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 bench: $(STAMP_DEV) ## Heliograph's own speed scenarios (PEERS=<folder of the kit> runs the peers in turn)
 	@PEERS="$(PEERS)" $(BIN)/python -P -m tests.bench $(ARGS)

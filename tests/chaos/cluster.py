@@ -13,15 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
 import redis
+from psycopg import sql
 
-from heliograph.gateway.cli.embedded import free_port
+from heliograph.gateway.cli.embedded import free_port, make_secret
+from tests.chaos.clock import WallClock
 from tests.chaos.judge import Attempt, Limit, Logged
 from tests.chaos.lines import Lines
-from tests.chaos.plan import PROVIDERS, Plan
+from tests.chaos.plan import PROVIDERS, Kind, Plan
 from tests.chaos.sink import Call
 from tests.support.command import Process, heliograph
 from tests.support.services import PostgresServer, RedisServer, wait_until
@@ -86,6 +89,26 @@ SESSIONS: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' "
     "AND pid <> pg_backend_pid()"
 )
+DISK: Final = """
+CREATE SCHEMA chaos;
+CREATE TABLE chaos.disk (is_full boolean);
+INSERT INTO chaos.disk VALUES (false);
+CREATE FUNCTION chaos.room() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT is_full FROM chaos.disk) THEN
+        RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') LOOP
+        EXECUTE format('CREATE TRIGGER room BEFORE INSERT OR UPDATE ON %I EXECUTE FUNCTION chaos.room()', name);
+    END LOOP;
+END $$;
+"""
+"""What a full disk is to a client: reading and deleting go on, whatever needs a page is refused."""
 
 
 class Sink:
@@ -188,9 +211,14 @@ class Cluster:
     def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
         self.plan = plan
         self.home = home
-        self.postgres, self.redis = PostgresServer(durable=True), RedisServer(durable=True)
+        stepped = {fault.target for fault in plan.faults if fault.kind is Kind.CLOCK}
+        self.clocks = {target: WallClock(home / f"clock-{target}") for target in stepped}
+        self.postgres = PostgresServer(durable=True)
         stack.callback(self.postgres.remove)
+        secret, environ = make_secret(), self._clock_environ(None)
+        self.redis, self.standby = (RedisServer(durable=True, secret=secret, environ=environ) for _ in range(2))
         stack.callback(self.redis.remove)
+        stack.callback(self.standby.remove)
         self.postgres_url = stack.enter_context(self._database())
         self.sink = Sink()
         stack.callback(self.sink.remove)
@@ -198,6 +226,8 @@ class Cluster:
         self.lines = stack.enter_context(Lines(urls, plan.supervisors).served())
         self._write_config(urls)
         self._command("migrate")
+        with psycopg.connect(self.postgres_url) as connection:
+            connection.execute(DISK)
         self.key = str(json.loads(self._command("keys", "create", "--name=chaos", "--json"))["key"])
         ports = [free_port(None) for _ in range(plan.gateways)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
@@ -221,7 +251,7 @@ class Cluster:
         self.config.write_text(text)
 
     def _supervisor(self, number: int, port: int | None) -> Supervisor:
-        environ = {
+        environ = self._clock_environ(number) | {
             "HELIOGRAPH_REDIS__URL": self.lines.url(number, "redis"),
             "HELIOGRAPH_POSTGRES__URL": self.lines.url(number, "postgres"),
         }
@@ -229,6 +259,9 @@ class Cluster:
             return Supervisor(number, environ, "delivery", self.home)
         environ["HELIOGRAPH_GATEWAY__BIND"] = f"127.0.0.1:{port}"
         return Supervisor(number, environ, "gateway,delivery,dead-letters", self.home)
+
+    def _clock_environ(self, target: int | None) -> dict[str, str]:
+        return self.clocks[target].environ if target in self.clocks else {}
 
     def _command(self, *arguments: str) -> str:
         done = heliograph(*arguments, f"--config={self.config}")
@@ -291,6 +324,49 @@ class Cluster:
     def end_sessions(self) -> None:
         with psycopg.connect(self.postgres.address("postgres"), connect_timeout=10, autocommit=True) as connection:
             connection.execute(SESSIONS)
+
+    def follow(self) -> None:
+        """The standby copies what Redis has, and from then on what is written."""
+        self.standby.ask("CONFIG", "SET", "masterauth", urlsplit(self.redis.url).password or "")
+        self.standby.ask("REPLICAOF", "127.0.0.1", self.redis.port)
+
+    def follow_no_more(self) -> None:
+        self.standby.ask("REPLICAOF", "NO", "ONE")
+
+    def promote(self) -> None:
+        """All lines lead to the standby, with what it has. The other one is emptied and stands by."""
+        self.follow_no_more()
+        self.redis, self.standby = self.standby, self.redis
+        self.lines.each("redis", None, lambda line: line.lead_to(self.redis.port))
+        self.standby.flush()
+
+    def fill_memory(self, is_full: bool) -> None:
+        self.redis.ask("CONFIG", "SET", "maxmemory", 1 if is_full else 0)
+
+    def lock_saves(self, is_locked: bool) -> None:
+        """Redis takes no writes once it could not save: a folder lies where its file should go."""
+        if not is_locked:
+            self.redis.ask("CONFIG", "SET", "save", "")
+            self.redis.ask("CONFIG", "SET", "dbfilename", "dump.rdb")
+            return
+        (self.redis_folder / "blocked").mkdir(exist_ok=True)
+        self.redis.ask("CONFIG", "SET", "dbfilename", "blocked")
+        self.redis.ask("CONFIG", "SET", "save", "3600 1000000")
+        self.redis.ask("BGSAVE")
+
+    def make_replica(self, is_replica: bool) -> None:
+        """Of nobody who is there: it answers, and takes no writes."""
+        self.redis.ask("REPLICAOF", *(("127.0.0.1", 1) if is_replica else ("NO", "ONE")))
+
+    def fill_disk(self, is_full: bool) -> None:
+        with psycopg.connect(self.postgres_url, connect_timeout=10) as connection:
+            connection.execute("UPDATE chaos.disk SET is_full = %s", (is_full,))
+
+    def make_read_only(self, is_read_only: bool) -> None:
+        """As a PostgreSQL that is not promoted yet."""
+        verb = "SET default_transaction_read_only = on" if is_read_only else "RESET default_transaction_read_only"
+        for statement in (f"ALTER SYSTEM {verb}", "SELECT pg_reload_conf()"):
+            self.postgres.administer(sql.SQL(statement))
 
     def age_redis_file(self, how: str) -> None:
         """Between its stop and its start. `old`: as if it had been saved when half of it was written."""

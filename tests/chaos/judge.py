@@ -15,6 +15,16 @@ from tests.chaos.sink import Call
 
 FINAL: Final = frozenset({"sent", "delivered", "undelivered", "failed", "expired", "cancelled", "suppressed"})
 NOT_TAKEN: Final = frozenset({"deferred", "throttled"})
+ANSWERED: Final = frozenset({"accepted", "rejected", "throttled", "misconfigured"})
+"""What a provider has to be called for. `deferred` may be a line that broke before the call."""
+PERMITS: Final = 3
+PERMIT_S: Final = 3.0
+"""How many calls a half-open breaker allows, and after how long one that nobody ended is given out again: the longest
+call, 2 s here, and the second within which it has to begin."""
+UNDER_WAY_S: Final = 0.35
+"""So long a slot that was given before the breaker opened can be used: given 0.2 s ahead, 0.1 s wide; and the way."""
+UNCALLED: Final = frozenset({"refused_earlier", "unsendable"})
+"""Answered without a call: by what was told of an earlier attempt, or since it could not be written."""
 JITTER_S: Final = 0.010
 """The slots assume that the way to a provider adds ten milliseconds at most. On a machine with several times more to do
 than it has cores a process waits longer between its last look and its first byte: so much again is not held against it.
@@ -60,6 +70,17 @@ class Limit:
 
 
 @dataclass(slots=True)
+class Span:
+    """A breaker was in this state, by Redis' word, from `first_s` to `last_s` at least, without a break."""
+
+    provider: str
+    epoch: int
+    state: str
+    first_s: float
+    last_s: float
+
+
+@dataclass(slots=True)
 class Evidence:
     """`accepted`: message id to recipient, of every 202."""
 
@@ -67,6 +88,7 @@ class Evidence:
     calls: Sequence[Call]
     log: Sequence[Logged]
     limits: Mapping[str, Limit]
+    breakers: Sequence[Span] = ()
 
 
 @dataclass(slots=True)
@@ -79,6 +101,7 @@ class Verdict:
     duplicates: Counter[str] = field(default_factory=Counter)
     excess: dict[str, float] = field(default_factory=dict)
     states: Counter[str] = field(default_factory=Counter)
+    spans: Counter[str] = field(default_factory=Counter)
 
     @property
     def good(self) -> bool:
@@ -108,6 +131,8 @@ def judge(evidence: Evidence) -> Verdict:
             verdict.wrong.append(
                 f"too fast: {name} got {verdict.excess[name]:g} beyond {limit.rate:g}/s, allowed are {limit.burst:g}"
             )
+    verdict.wrong += _breakers(evidence)
+    verdict.spans.update(f"{span.provider} {span.state}" for span in evidence.breakers)
     verdict.states.update(
         logged.state if logged.state != "failed" else f"failed: {logged.reason}" for logged in evidence.log
     )
@@ -138,6 +163,10 @@ def _calls_of(logged: Logged, calls: Sequence[Call], duplicates: Counter[str]) -
     for call, attempt in paired:
         if attempt is None:
             yield f"not in the log: {_told(call)} of {logged.message_id}"
+    made = {attempt.number for _, attempt in paired if attempt is not None}
+    for attempt in logged.attempts:
+        if attempt.number not in made and attempt.outcome in ANSWERED and attempt.code not in UNCALLED:
+            yield f"attempt {attempt.number} is {attempt.outcome}, and there was no such call, of {logged.message_id}"
     known_s = min((s for a in logged.attempts if (s := a.known_accepted_s) is not None), default=None)
     for n, (call, attempt) in enumerate(paired):
         later = n + 1 < len(paired)
@@ -147,6 +176,22 @@ def _calls_of(logged: Logged, calls: Sequence[Call], duplicates: Counter[str]) -
             yield f"called after it was known to be taken: {_told(call)} of {logged.message_id}"
         if later and call.taken and any(after.taken for after, _ in paired[n + 1 :]):
             duplicates[(attempt.code if attempt else None) or "no code"] += 1
+
+
+def _breakers(evidence: Evidence) -> Iterator[str]:
+    """Open: no call. Half-open: no more than the permits."""
+    for span in evidence.breakers:
+        # What a batch carries is one call.
+        moments = {c.at_s for c in evidence.calls if c.provider == span.provider}
+        inside = sum(span.first_s + UNDER_WAY_S <= at_s <= span.last_s for at_s in moments)
+        allowed = 0
+        if span.state == "half_open":
+            allowed = PERMITS * (1 + int((span.last_s - span.first_s) / PERMIT_S))
+        if span.state != "closed" and inside > allowed:
+            yield (
+                f"{inside} calls to {span.provider} while its breaker was {span.state}, epoch {span.epoch}, "
+                f"from {span.first_s:.3f} to {span.last_s:.3f}; allowed are {allowed}"
+            )
 
 
 def _may_be_followed(call: Call, attempt: Attempt) -> bool:

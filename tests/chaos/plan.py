@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from random import Random
 from typing import Final
@@ -19,7 +19,11 @@ class Kind(StrEnum):
     REDIS = "redis"  # it is restarted; `how`: kept, lost, old (the older half of its file)
     POSTGRES = "postgres"  # it is restarted; `how`: fast, immediate
     BACKENDS = "backends"  # all of PostgreSQL's sessions are terminated
+    PROMOTE = "promote"  # another Redis takes over; `how`: empty, behind (it followed for the first half of `for_s`)
+    FULL = "full"  # a store takes no writes; `how`: postgres (disk full), redis (memory full), saves (it cannot save)
+    STANDBY = "standby"  # a store is read only; `how`: redis, postgres, failover (PostgreSQL falls and comes back so)
     PAUSE = "pause"  # SIGSTOP of a store; `how`: redis, postgres
+    CLOCK = "clock"  # the wall clock of a supervisor, or of Redis, steps by `how` and back (where libfaketime is there)
     CUT = "cut"  # a line to a store: refused and ended; `how`: redis, postgres
     STALL = "stall"  # nothing goes through
     RESET = "reset"  # TCP resets
@@ -35,7 +39,11 @@ WEIGHTS: Final = {
     Kind.REDIS: 2,
     Kind.POSTGRES: 2,
     Kind.BACKENDS: 1,
+    Kind.PROMOTE: 2,
+    Kind.FULL: 2,
+    Kind.STANDBY: 2,
     Kind.PAUSE: 2,
+    Kind.CLOCK: 3,
     Kind.CUT: 3,
     Kind.STALL: 3,
     Kind.RESET: 2,
@@ -81,6 +89,11 @@ class Plan:
     faults: tuple[Fault, ...]
 
 
+def written(plan: Plan) -> dict[str, object]:
+    """As JSON has it, to be read by a person."""
+    return asdict(plan) | {"faults": [str(fault) for fault in plan.faults]}
+
+
 def draw(seed: int, faults_s: float) -> Plan:
     random = Random(seed)
     supervisors = random.randint(2, 4)
@@ -121,8 +134,18 @@ def _fault(random: Random, at_s: float, supervisors: int, longest_s: float) -> F
             return Fault(at_s, kind, how=random.choice(("kept", "lost", "old")), for_s=_about(random, 0.05, 3))
         case Kind.POSTGRES:
             return Fault(at_s, kind, how=random.choice(("fast", "immediate")), for_s=_about(random, 0.05, 3))
+        case Kind.PROMOTE:
+            return Fault(at_s, kind, how=random.choice(("empty", "behind")), for_s=_about(random, 0.2, 5))
+        case Kind.FULL:
+            return Fault(at_s, kind, how=random.choice(("postgres", "redis", "saves")), for_s=_about(random, 0.2, 5))
+        case Kind.STANDBY:
+            how = random.choice(("redis", "postgres", "failover"))
+            return Fault(at_s, kind, how=how, for_s=_about(random, 0.2, 5))
         case Kind.PAUSE:
             return Fault(at_s, kind, how=random.choice(("redis", "postgres")), for_s=_about(random, 0.1, 5))
+        case Kind.CLOCK:
+            how = f"{random.choice((-1, 1)) * _about(random, 1, 100_000):+.0f}s"
+            return Fault(at_s, kind, random.choice((one, one, None)), how, _about(random, 1, 8))
         case Kind.CUT | Kind.STALL | Kind.RESET:
             target = random.choice((one, one, None))
             how = random.choice(("redis", "postgres"))

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Final
 from tests.chaos.clients import Clients
 from tests.chaos.cluster import Cluster, tracebacks
 from tests.chaos.judge import Evidence, Verdict, judge
-from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan
+from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan, written
+from tests.chaos.watch import Watch
 from tests.support.command import Process
-from tests.support.services import Server
 
 TICK_S: Final = 0.02
 INTAKE_WITHIN_S: Final = 45.0
@@ -48,8 +48,6 @@ class Report:
         return self.verdict.good and not self.wrong
 
     def as_json(self) -> dict[str, object]:
-        plan = asdict(self.plan)
-        plan["faults"] = [str(fault) for fault in self.plan.faults]
         return {
             "seed": self.plan.seed,
             "result": "ok" if self.good else "failed",
@@ -60,10 +58,11 @@ class Report:
             "lost": len(self.verdict.lost),
             "excess": {n: [e, self.plan.bursts[n]] for n, e in self.verdict.excess.items()},
             "states": dict(self.verdict.states),
+            "breakers": dict(self.verdict.spans),
             "answers": self.answers,
             "settled_s": round(self.settled_s, 1),
             "wrong": [*self.verdict.lost[:10], *self.verdict.wrong[:20], *self.wrong[:20]],
-            "plan": plan,
+            "plan": written(self.plan),
         }
 
 
@@ -72,20 +71,23 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Report:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-chaos-")))
         cluster = Cluster(plan, home, stack)
         clients = Clients(cluster.gateways, cluster.key, plan.posted, plan.seed)
-        return _Run(cluster, clients, tell).run()
+        watch = Watch(lambda: cluster.redis.url, PROVIDERS)
+        stack.enter_context(watch.runs())
+        return _Run(cluster, clients, watch, tell).run()
 
 
 class _Run:
-    def __init__(self, cluster: Cluster, clients: Clients, tell: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, clients: Clients, watch: Watch, tell: Callable[[str], None]) -> None:
         self._cluster = cluster
         self._plan = cluster.plan
         self._clients = clients
+        self._watch = watch
         self._tell = tell
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._began_s = 0.0
-        self._down: set[str] = set()
-        self._paused: set[str] = set()
+        self._away: dict[str, Callable[[], None]] = {}
+        """Stores that are hurt, and how each is mended."""
         self._wrong: list[str] = []
         self._told: list[str] = []
 
@@ -151,18 +153,18 @@ class _Run:
                 assert supervisor is not None
                 supervisor.terminate()
             case Kind.FLUSH:
-                if not self._is_away("redis"):
+                if "redis" not in self._away:
                     cluster.redis.flush()
             case Kind.BACKENDS:
-                if not self._is_away("postgres"):
+                if "postgres" not in self._away:
                     cluster.end_sessions()
-            case Kind.REDIS:
-                self._stop("redis", signal.SIGKILL, end_s, partial(cluster.age_redis_file, fault.how))
-            case Kind.POSTGRES:
-                how = signal.SIGINT if fault.how == "fast" else signal.SIGQUIT
-                self._stop("postgres", how, end_s, lambda: None)
-            case Kind.PAUSE:
-                self._pause(fault.how, end_s)
+            case Kind.REDIS | Kind.POSTGRES | Kind.PROMOTE | Kind.FULL | Kind.STANDBY | Kind.PAUSE:
+                self._hurt(*self._store_fault(fault), end_s)
+            case Kind.CLOCK:
+                assert not isinstance(fault.target, str)
+                clock = cluster.clocks[fault.target]
+                clock.set(fault.how)
+                self._at(end_s, partial(clock.set, "+0s"))
             case Kind.CUT:
                 target = supervisor.number if supervisor else None
                 cluster.lines.each(fault.how, target, lambda line: line.cut(True))
@@ -179,36 +181,52 @@ class _Run:
                 cluster.sink.be(provider, fault.how)
                 self._at(end_s, partial(cluster.sink.be, provider, "ok"))
 
-    def _is_away(self, store: str) -> bool:
-        return store in self._down or store in self._paused
+    def _store_fault(self, fault: Fault) -> tuple[str, Callable[[], None], Callable[[], None]]:
+        """Which store, how it is hurt, and how it is mended."""
+        cluster, redis, postgres = self._cluster, self._cluster.redis, self._cluster.postgres
+        match fault.kind, fault.how:
+            case Kind.REDIS, how:
+                return "redis", partial(self._stop_redis, how), redis.start
+            case Kind.POSTGRES, how:
+                number = signal.SIGINT if how == "fast" else signal.SIGQUIT
+                return "postgres", lambda: postgres.stop(number), postgres.start
+            case Kind.PROMOTE, "empty":
+                return "redis", lambda: None, cluster.promote
+            case Kind.PROMOTE, _:
+                self._at(self._now_s() + fault.for_s / 2, cluster.follow_no_more)
+                return "redis", cluster.follow, cluster.promote
+            case Kind.FULL, how:
+                fill = {"postgres": cluster.fill_disk, "redis": cluster.fill_memory, "saves": cluster.lock_saves}[how]
+                return "postgres" if how == "postgres" else "redis", lambda: fill(True), lambda: fill(False)
+            case Kind.STANDBY, "redis":
+                return "redis", lambda: cluster.make_replica(True), lambda: cluster.make_replica(False)
+            case Kind.STANDBY, how:
+                return "postgres", partial(self._demote, how), lambda: cluster.make_read_only(False)
+            case Kind.PAUSE, store:
+                server = redis if store == "redis" else postgres
+                return store, server.pause, server.resume
+        raise ValueError(f"{fault} is no fault of a store")
 
-    def _stop(self, store: str, how: signal.Signals, end_s: float, then: Callable[[], None]) -> None:
-        if self._is_away(store):
-            return
-        self._down.add(store)
-        self._server(store).stop(how)
-        then()
-        self._at(end_s, partial(self._start, store))
+    def _stop_redis(self, how: str) -> None:
+        self._cluster.redis.stop()
+        self._cluster.age_redis_file(how)
 
-    def _start(self, store: str) -> None:
-        if store in self._down:
-            self._server(store).start()
-            self._down.discard(store)
+    def _demote(self, how: str) -> None:
+        self._cluster.make_read_only(True)
+        if how == "failover":
+            self._cluster.postgres.restart(signal.SIGQUIT)
 
-    def _pause(self, store: str, end_s: float) -> None:
-        if self._is_away(store):
-            return
-        self._paused.add(store)
-        self._server(store).pause()
-        self._at(end_s, partial(self._resume, store))
+    def _hurt(self, store: str, hurt: Callable[[], None], mend: Callable[[], None], end_s: float) -> None:
+        """One fault of a store at a time."""
+        if store not in self._away:
+            hurt()
+            self._away[store] = mend
+            self._at(end_s, partial(self._mend_store, store))
 
-    def _resume(self, store: str) -> None:
-        if store in self._paused:
-            self._server(store).resume()
-            self._paused.discard(store)
-
-    def _server(self, store: str) -> Server:
-        return self._cluster.redis if store == "redis" else self._cluster.postgres
+    def _mend_store(self, store: str) -> None:
+        mend = self._away.pop(store, None)
+        if mend is not None:
+            mend()
 
     # ------------------------------------------------------------------------------------------------- quiet
 
@@ -216,9 +234,10 @@ class _Run:
         """All faults end."""
         cluster = self._cluster
         self._due.clear()
+        for clock in cluster.clocks.values():
+            clock.set("+0s")
         for store in STORES:
-            self._resume(store)
-            self._start(store)
+            self._mend_store(store)
             cluster.lines.each(store, None, lambda line: line.cut(False))
             cluster.lines.each(store, None, lambda line: line.stall(False))
         for provider in PROVIDERS:
@@ -257,7 +276,9 @@ class _Run:
 
     def _report(self, settled_s: float) -> Report:
         calls = self._cluster.sink.calls()
-        evidence = Evidence(self._clients.accepted, calls, self._cluster.log(), self._cluster.limits())
+        evidence = Evidence(
+            self._clients.accepted, calls, self._cluster.log(), self._cluster.limits(), self._watch.spans()
+        )
         return Report(
             plan=self._plan,
             verdict=judge(evidence),

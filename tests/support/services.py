@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -35,13 +35,19 @@ class Server:
     """One service as a child process. `restart` keeps its data and its address."""
 
     def __init__(
-        self, service: embedded.Postgres | embedded.Redis, folder: Path, answers: Callable[[], bool], *extra: str
+        self,
+        service: embedded.Postgres | embedded.Redis,
+        folder: Path,
+        answers: Callable[[], bool],
+        *extra: str,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.url = service.url
         self._service = service
         self._folder = folder
         self._answers = answers
         self._extra = extra
+        self._environ = dict(environ or {})
         self._child: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
         service.prepare()
@@ -51,7 +57,7 @@ class Server:
         with self._service.log.open("ab") as log:
             self._child = spawn(
                 [*self._service.command(), *self._extra],
-                environ={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+                environ=embedded.service_environ() | self._environ,
                 stdout=log,
                 stderr=log,
                 account=self._service.account,
@@ -146,24 +152,30 @@ def empty(url: str) -> None:
 
 
 class RedisServer(Server):
-    def __init__(self, *, durable: bool = False) -> None:
+    """`secret`: two that are to take each other's place have the same."""
+
+    def __init__(
+        self, *, durable: bool = False, secret: str | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
         folder = _folder()
-        service = embedded.Redis(folder, embedded.free_port(None), embedded.make_secret())
-        super().__init__(service, folder, self._answers_to_us, *(() if durable else ("--appendonly", "no")))
+        self.port = embedded.free_port(None)
+        service = embedded.Redis(folder, self.port, secret or embedded.make_secret())
+        extra = () if durable else ("--appendonly", "no")
+        super().__init__(service, folder, self._answers_to_us, *extra, environ=environ)
 
     def _answers_to_us(self) -> bool:
         try:
-            self._ask("PING")
+            self.ask("PING")
         except redis.RedisError:
             return False
         return True
 
     def flush(self) -> None:
-        self._ask("FLUSHALL")
+        self.ask("FLUSHALL")
 
-    def _ask(self, command: str) -> None:
+    def ask(self, *command: str | int) -> None:
         with redis.Redis.from_url(self.url) as client:
-            client.execute_command(command)
+            client.execute_command(*command)
 
 
 def wait_until(true: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:

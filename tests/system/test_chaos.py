@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.judge import Attempt, Evidence, Limit, Logged, Verdict, judge, worst_excess
+from tests.chaos.judge import Attempt, Evidence, Limit, Logged, Span, Verdict, judge, worst_excess
 from tests.chaos.plan import Kind, draw
 from tests.chaos.run import run
 from tests.chaos.sink import Call
@@ -87,6 +87,30 @@ def test_it_sees_a_call_that_is_not_in_the_log() -> None:
     assert any("not in the log" in wrong for wrong in elsewhere.wrong)
     unheard_of = judge(Evidence({}, [_call()], [], LIMITS))
     assert any("no such message" in wrong for wrong in unheard_of.wrong)
+
+
+def test_it_sees_an_attempt_that_was_counted_without_a_call() -> None:
+    """Such as one that an open breaker took from a message."""
+    refused = _verdict([_call(2, 101.0)], [_attempt(outcome="throttled"), _attempt(2, began_s=100.9)])
+    [wrong] = refused.wrong
+    assert "attempt 1 is throttled, and there was no such call" in wrong
+    assert _verdict([_call(2, 101.0)], [_attempt(outcome="unknown"), _attempt(2, began_s=100.9)]).good
+    asked = [replace(_attempt(outcome="unknown")), replace(_attempt(2, outcome="rejected"), code="refused_earlier")]
+    assert _verdict([_call(taken=False)], asked, "failed").good
+
+
+@pytest.mark.parametrize(("state", "allowed"), [("open", 0), ("half_open", 3)])
+def test_it_sees_calls_that_a_breaker_should_have_kept_back(state: str, allowed: int) -> None:
+    def wrong(count: int, state: str = state, *, first_s: float = 100.0) -> list[str]:
+        made = [replace(_call(), recipient=f"+91700000000{n}", at_s=100.5 + n / 10) for n in range(count)]
+        log = [Logged(f"msg_{n}", call.recipient, "sent", None, [_attempt()]) for n, call in enumerate(made)]
+        return judge(Evidence({}, made, log, LIMITS, [Span("first", 7, state, first_s, 102.0)])).wrong
+
+    assert wrong(allowed) == []
+    [said] = wrong(allowed + 1)
+    assert f"{allowed + 1} calls to first while its breaker was {state}" in said
+    assert wrong(allowed + 1, "closed") == []
+    assert wrong(1, first_s=100.2) == [], "by a slot given before"
 
 
 @pytest.mark.parametrize("first", ["accepted", "deferred", "rejected"])
