@@ -48,6 +48,9 @@ LINED_S: Final = 1.0
 LOOKED_AT_S: Final = 0.0004
 """A rest for each message that had to be lined up: looking through a long lane is not to keep the calls waiting."""
 OUTAGE_S: Final = 1.0
+LANDING_S: Final = 0.9
+"""After the longest call its answer has so long to be written; with the reaper's look it is within a second that what a
+dead owner had begun is closed."""
 HELD: Final = "held"
 """How an attempt without an answer was settled: nobody calls again, and no receipt came."""
 
@@ -118,7 +121,7 @@ class Dispatcher:
         self._router = router
         self._board = board
         self._providers = providers
-        self._hold_s = {n: delivery.send_window_s + s + 1.0 for n, s in longest_call_s.items()}
+        self._hold_s = {n: delivery.send_window_s + s + LANDING_S for n, s in longest_call_s.items()}
         self._delivery = delivery
         self._auto_retry_s = auto_retry_s
         self._supervisor = supervisor

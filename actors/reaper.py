@@ -1,13 +1,14 @@
 """The reaper: a claim whose time is over belonged to an owner that died, hangs or is cut off.
 
 It tells the journal, which closes the attempt as `unknown` (nobody can say whether the call was made) and lets the
-message go on as its provider's `unknown` rule says. Every supervisor looks about once a second; the ledger lets one
-of them win. Once the ledger is back after an outage it holds still for a while, so that owners can land the answers
+message go on as its provider's `unknown` rule says. Every supervisor looks about once a second, and when one is due
+that it saw coming; the ledger lets one of them win. Once the ledger is back after an outage it holds still for a while, so that owners can land the answers
 they kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
@@ -17,10 +18,14 @@ from heliograph.actors.kernel.actor import Inbox
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.ports.journal import AttemptOverdue, Journal
-from heliograph.actors.ports.ledger import DeliveryLedger
+from heliograph.actors.ports.ledger import DeliveryLedger, Overdue
 
 log = structlog.get_logger()
 EVERY_S: Final = 1.0
+AHEAD_S: Final = 2 * EVERY_S
+"""More than lies between two looks, so that each is seen coming."""
+SOON_S: Final = 0.05
+"""Within so much of its time an overdue claim is looked at, not by all supervisors in the same instant."""
 AFTER_OUTAGE_S: Final = 5.0
 MOST: Final = 200
 
@@ -32,18 +37,20 @@ class Reaper:
         self._clock = clock
 
     async def run(self, inbox: Inbox[None]) -> None:
-        wait_s = EVERY_S
+        wait_s = self._until_next(())
         away, still_until_s = False, -inf
         while True:
-            await inbox.receive(wait_s * (1 + self._clock.random.random() / 2))
+            await inbox.receive(wait_s)
             if inbox.closed:
                 return
             inbox.began()
             try:
-                overdue = await self._ledger.overdue(MOST)
+                seen = await self._ledger.overdue(MOST, within_s=AHEAD_S)
             except LedgerDown:
-                away, wait_s = True, EVERY_S
+                away, wait_s = True, self._until_next(())
                 continue
+            overdue = [each for each in seen if each.due_in_s <= 0]
+            wait_s = self._until_next(seen[len(overdue) :])
             now_s = self._clock.boot_s()
             if away:
                 away, still_until_s = False, now_s + AFTER_OUTAGE_S
@@ -59,4 +66,10 @@ class Reaper:
                         tracked=each.tracked, number=each.number, provider=each.provider, started_at=each.started_at
                     )
                 )
-            wait_s = 0.1 if len(overdue) == MOST else EVERY_S
+            if len(overdue) == MOST:
+                wait_s = 0.1
+
+    def _until_next(self, coming: Sequence[Overdue]) -> float:
+        chance = self._clock.random.random()
+        wait_s = EVERY_S * (1 + chance / 2)
+        return min(wait_s, coming[0].due_in_s + SOON_S * chance) if coming else wait_s

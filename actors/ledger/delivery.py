@@ -132,9 +132,10 @@ SENT_TRACED: Final = SENT.replace("unknowns smallint,", "unknowns smallint, trac
 
 # Through all of `claims`, which is short.
 OVERDUE: Final = f"""
-SELECT {TRACKED}, k.number, k.provider, k.supervisor, k.started_at
+SELECT {TRACKED}, k.number, k.provider, k.supervisor, k.started_at,
+       extract(epoch FROM k.reclaim_at - now())::double precision
 FROM claims AS k JOIN messages AS m ON m.id = k.message_id JOIN contents AS c USING (id)
-WHERE k.reclaim_at <= now()
+WHERE k.reclaim_at <= now() + %s * interval '1 second'
 ORDER BY k.reclaim_at
 LIMIT %s"""  # noqa: S608
 
@@ -339,8 +340,8 @@ class PostgresDelivery:
 
     # ------------------------------------------------------------------------------------------- waiting
 
-    async def overdue(self, limit: int) -> list[Overdue]:
-        rows = await self._pool.rows(OVERDUE, (limit,))
+    async def overdue(self, limit: int, *, within_s: float = 0.0) -> list[Overdue]:
+        rows = await self._pool.rows(OVERDUE, (within_s, limit))
         return [Overdue(tracked_of(row), *row[TRACKED_WIDTH:]) for row in rows]
 
     async def expire(self, limit: int) -> list[Tracked]:

@@ -320,14 +320,16 @@ class MemoryDelivery:
         )
 
     @transaction
-    def overdue(self, limit: int) -> list[Overdue]:
+    def overdue(self, limit: int, *, within_s: float = 0.0) -> list[Overdue]:
         store, now = self.store, self.store.now()
-        late = heapq.nsmallest(limit, ((c.until, i) for i, c in store.claims.items() if c.until <= now))
+        by = now + timedelta(seconds=within_s)
+        late = heapq.nsmallest(limit, ((c.until, i) for i, c in store.claims.items() if c.until <= by))
         found = []
-        for _, message_id in late:
+        for until, message_id in late:
             row, claim = store.rows[message_id], store.claims[message_id]
             tracked = Tracked(row.message, row.standing)
-            found.append(Overdue(tracked, claim.number, claim.provider, claim.supervisor, claim.started_at))
+            due_in_s = (until - now).total_seconds()
+            found.append(Overdue(tracked, claim.number, claim.provider, claim.supervisor, claim.started_at, due_in_s))
         return found
 
     @transaction

@@ -122,7 +122,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """`hold_s` is send window + longest call + 1 s: how long the reaper keeps away from it."""
+    """`hold_s` is send window + longest call, and a moment: how long the reaper keeps away from it."""
 
     message_id: str
     provider: str
@@ -174,13 +174,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """A claim whose time is over: its owner died, hangs, or is cut off."""
+    """A claim whose time is over: its owner died, hangs, or is cut off. `due_in_s`: more than 0 where it is not yet."""
 
     tracked: Tracked
     number: int
     provider: str
     supervisor: str
     started_at: datetime
+    due_in_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,9 @@ class DeliveryLedger(Protocol):
     async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
         """Close claims, log attempts, move messages, file dead letters: one commit for each message. See `Finished`."""
 
-    async def overdue(self, limit: int) -> list[Overdue]:
-        """Claims past their hold, oldest first. Changes nothing: the reaper then calls `finish` with `overdue_only`."""
+    async def overdue(self, limit: int, *, within_s: float = 0.0) -> list[Overdue]:
+        """Claims past their hold, and those that will be within so many seconds, oldest first. Changes nothing: the
+        reaper then calls `finish` with `overdue_only`."""
 
     async def expire(self, limit: int) -> list[Tracked]:
         """Move waiting, unclaimed messages past `expires_at` to EXPIRED, each with a dead letter."""

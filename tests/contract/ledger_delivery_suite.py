@@ -282,6 +282,10 @@ class ClaimSuite:
         await world.advance(2)
         assert [o.tracked.message.id for o in await world.ledger.delivery.overdue(10)] == [first.id, second.id]
         assert [o.tracked.message.id for o in await world.ledger.delivery.overdue(1)] == [first.id]
+        coming = await world.ledger.delivery.overdue(10, within_s=HOLD_S)
+        assert [o.tracked.message.id for o in coming] == [first.id, second.id, third.id]
+        assert [o.due_in_s <= 0 for o in coming] == [True, True, False]
+        assert coming[2].due_in_s == pytest.approx(HOLD_S - 2, abs=0.5)
         assert await world.state(first) is State.SENDING
 
 

@@ -24,8 +24,8 @@ from tests.support.judge import worst_excess
 from tests.support.world import LONGEST_CALL_S, Script, Spell, World
 
 SEND_WINDOW_S = 2.0
-TAKEOVER_S = SEND_WINDOW_S + LONGEST_CALL_S + 1.0 + 3.0
-"""From a death to the second call: the claim's hold, and the reaper's turn."""
+TAKEOVER_S = SEND_WINDOW_S + LONGEST_CALL_S + 1.0 + 0.3
+"""From a death to the second call: until the attempt is closed, and its turn."""
 
 
 def sms(name: str = "one", **fields: object) -> ProviderSettings:
