@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
+from heliograph.actors.ledger.messages import LIST, PAGE, conditions
 from heliograph.actors.ledger.migrate import migrate
 from heliograph.actors.ledger.pool import Connection
 from heliograph.actors.ledger.postgres import open_ledger
@@ -148,6 +149,28 @@ async def test_a_list_of_messages_reads_an_index(
         await asked.messages.list(wanted, tenant=tenant, before=before, limit=50)
     assert len(watched.plans) == 2
     assert watched.whole_reads == []
+
+
+FAR_DOWN = [
+    MessageFilter(),
+    MessageFilter(channel=Channel.SMS),
+    MessageFilter(until=utc_now() - timedelta(seconds=20_000)),
+]
+
+
+@pytest.mark.parametrize("wanted", FAR_DOWN, ids=str_of)
+async def test_a_page_far_down_reads_no_more_than_the_first(filled_url: str, wanted: MessageFilter) -> None:
+    """Both tables are read in the order of their ids, and neither from its newest."""
+    read: list[int] = []
+    async with open_ledger(filled_url, supervisor=ME) as ledger:
+        for asked, before in ((replace(wanted, until=None), None), (wanted, IDS[10_000])):
+            found = await ledger.messages.list(asked, tenant=None, before=before, limit=50)
+            assert len(found) == 50
+            where, params = conditions(asked, None, before)
+            query = PAGE.replace("{list}", LIST + where)
+            [[[plan]]] = ask(filled_url, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query, *params, 50)
+            read.append(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+    assert read[1] < 1.5 * read[0]
 
 
 @pytest.mark.parametrize("wanted", LETTER_FILTERS, ids=str_of)
