@@ -2,8 +2,8 @@
 
 It tells the journal, which closes the attempt as `unknown` (nobody can say whether the call was made) and lets the
 message go on as its provider's `unknown` rule says. Every supervisor looks about once a second, and when one is due
-that it saw coming; the ledger lets one of them win. Once the ledger is back after an outage it holds still for a while, so that owners can land the answers
-they kept.
+that it saw coming; the ledger lets one of them win. Once the ledger is back after an outage it holds still for a
+while, so that owners can land the answers they kept.
 """
 
 from __future__ import annotations
