@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -34,11 +34,12 @@ from heliograph.actors.model.stats import Stats
 from heliograph.actors.queue.coordination import open_coordination
 from heliograph.actors.queue.redis import open_queue
 from heliograph.actors.tree.node import ROLES, Adapters, Node, leaf
-from heliograph.gateway.app import serve_gateway
-from heliograph.gateway.fetching import Fetcher
+from heliograph.gateway.health import Check
 from heliograph.gateway.monitor import Monitor, serve_monitor
-from heliograph.gateway.services import Check, Services
 from heliograph.providers import build, country_of, reader
+
+if TYPE_CHECKING:
+    from heliograph.gateway.services import Services
 
 log = structlog.get_logger()
 CLOSE_S: Final = 5.0
@@ -94,9 +95,14 @@ class Process:
             log.info("gateway.listening", host=host, port=port)
             started()
 
+        from heliograph.gateway.app import serve_gateway  # by role: the web framework is a third of all that is loaded
+
         await serve_gateway(self._services(), self.node.config.gateway, shutdown_trigger=shutdown, ready=ready)
 
     def _services(self) -> Services:
+        from heliograph.gateway.fetching import Fetcher
+        from heliograph.gateway.services import Services
+
         node = self.node
         return Services(
             supervisor=node.supervisor,

@@ -36,12 +36,14 @@ from heliograph.gateway.api import (
 )
 from heliograph.gateway.api.docs import docs_page
 from heliograph.gateway.api.openapi import openapi
-from heliograph.gateway.api.routing import KINDS_OF_ID, Reply, Route, dumps
+from heliograph.gateway.api.replies import Reply, dumps
+from heliograph.gateway.api.routing import KINDS_OF_ID, Route
 from heliograph.gateway.connections import Connection, Gate
+from heliograph.gateway.finishing import FinishingConnection
 from heliograph.gateway.front import SAFE, Asked, Front, headers_of, origin_of, problem, request_id_of
 from heliograph.gateway.hot import Hot, HotConnection
 from heliograph.gateway.limits import OTHER_BYTES, BoundedBody, BoundedRequest
-from heliograph.gateway.listening import Connect, FinishingConnection, bind, room_for, serve_on
+from heliograph.gateway.listening import Connect, bind, room_for, serve_on
 from heliograph.gateway.problems import Refusal, refusal_of, refusal_of_status
 from heliograph.gateway.services import Services
 

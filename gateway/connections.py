@@ -28,7 +28,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from heliograph.gateway.api.routing import dumps
+from heliograph.gateway.api.replies import dumps
 from heliograph.gateway.problems import Code, Refusal, new_request_id, unavailable
 
 KEEP_ALIVE_S: Final = 30.0

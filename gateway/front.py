@@ -15,7 +15,8 @@ from prometheus_client import Counter, Histogram
 
 from heliograph.actors.model.access import ApiKey
 from heliograph.gateway.api.reading import body_of, query_of
-from heliograph.gateway.api.routing import Call, Reply, Route, Shared, dumps
+from heliograph.gateway.api.replies import Reply, dumps
+from heliograph.gateway.api.routing import Call, Route, Shared
 from heliograph.gateway.api.schemas import Query
 from heliograph.gateway.auth import RequestHeaders, require
 from heliograph.gateway.problems import Code, Refusal, Refused, new_request_id, refusal_of

@@ -24,7 +24,8 @@ from hypercorn.typing import AppWrapper
 
 from heliograph.gateway import connections
 from heliograph.gateway.api.public import PublicRoute
-from heliograph.gateway.api.routing import KINDS_OF_ID, Reply, Route
+from heliograph.gateway.api.replies import Reply
+from heliograph.gateway.api.routing import KINDS_OF_ID, Route
 from heliograph.gateway.connections import READ_BYTES, Connection
 from heliograph.gateway.front import SAFE, Asked, Front, headers_of, request_id_of
 

@@ -12,12 +12,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from heliograph.actors.model.settings import MonitorSettings
-from heliograph.gateway.api import public
-from heliograph.gateway.api.routing import Reply, dumps
+from heliograph.gateway.api.replies import Reply, dumps
 from heliograph.gateway.connections import Gate
+from heliograph.gateway.health import Check, live, ready
 from heliograph.gateway.listening import bind, serve_on
 from heliograph.gateway.problems import Code, Refusal, new_request_id
-from heliograph.gateway.services import Check
 
 log = structlog.get_logger()
 REFRESH_S: Final = 2.0
@@ -62,9 +61,9 @@ class Monitor:
             return _problem(Refusal(Code.METHOD_NOT_ALLOWED, "this address takes GET and HEAD", headers=allow))
         match path:
             case "/livez":
-                return public.live()
+                return live()
             case "/readyz":
-                return public.ready(self._readiness(), self._draining())
+                return ready(self._readiness(), self._draining())
             case _:
                 return Reply(200, await self.metrics(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 

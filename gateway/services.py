@@ -17,16 +17,8 @@ from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.ledger import Acceptance, Admission, Ledger, Reported
 from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.gateway.fetching import Fetcher
+from heliograph.gateway.health import Check
 from heliograph.gateway.seldom import Seldom
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of /readyz. It is ready when all that is `required` is `ok`; the rest is told, and takes nobody away."""
-
-    ok: bool
-    detail: str
-    required: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from heliograph.gateway.api.drafts import Draft, Poster
 from heliograph.gateway.api.idempotency import REPLAYED, Known, fingerprint_of, item_key_fault, key_in, mismatch
 from heliograph.gateway.api.messages import replayed_or_refused
 from heliograph.gateway.api.reading import loads, refused
-from heliograph.gateway.api.routing import Call, Reply, Route, dumps
+from heliograph.gateway.api.replies import Reply, dumps
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import MOST_BATCH, BatchAnswer, BatchBody, MessageAnswer, ProblemItem
 from heliograph.gateway.limits import BATCH_BYTES
 from heliograph.gateway.problems import Code, Fault, Refusal, Refused

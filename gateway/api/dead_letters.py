@@ -14,7 +14,8 @@ from heliograph.actors.model.message import Channel, Reason
 from heliograph.gateway.api import answers, pages
 from heliograph.gateway.api.messages import message_of
 from heliograph.gateway.api.reading import refused
-from heliograph.gateway.api.routing import Call, Handler, Reply, Route, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
+from heliograph.gateway.api.routing import Call, Handler, Route
 from heliograph.gateway.api.schemas import (
     DeadLetterCriteria,
     DeadLetterDetail,

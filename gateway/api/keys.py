@@ -10,7 +10,8 @@ from heliograph.actors.model.access import ApiKey, ScopeName
 from heliograph.actors.model.errors import NotFound
 from heliograph.gateway.api import answers, pages
 from heliograph.gateway.api.reading import refused
-from heliograph.gateway.api.routing import Call, Reply, Route, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import KeyAnswer, KeyBody, KeyPage, NewKeyAnswer, PageQuery
 from heliograph.gateway.auth import make_key
 from heliograph.gateway.problems import Fault

@@ -23,7 +23,8 @@ from heliograph.gateway.api import answers, pages
 from heliograph.gateway.api.drafts import Draft, Poster
 from heliograph.gateway.api.idempotency import REPLAYED, Known, fingerprint_of, key_in, mismatch
 from heliograph.gateway.api.reading import loads
-from heliograph.gateway.api.routing import Call, Reply, Route, dumps, json_reply
+from heliograph.gateway.api.replies import Reply, dumps, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import EmailBody, MessageAnswer, MessagePage, MessageQuery, SmsBody
 from heliograph.gateway.auth import seen_tenant
 from heliograph.gateway.limits import ATTACHED_BYTES, MB, PLAIN_BYTES

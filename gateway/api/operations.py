@@ -8,7 +8,8 @@ import structlog
 
 from heliograph.actors.model.access import ScopeName
 from heliograph.gateway.api import answers
-from heliograph.gateway.api.routing import Call, Reply, Route, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import OperationAnswer
 from heliograph.gateway.auth import seen_tenant
 from heliograph.gateway.problems import Code

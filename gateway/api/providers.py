@@ -16,7 +16,8 @@ from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.errors import NotFound, QueueDown
 from heliograph.actors.model.provider import BreakerState, ForcedBreaker, Pause, ProviderSettings
 from heliograph.gateway.api.reading import refused
-from heliograph.gateway.api.routing import Call, Reply, Route, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import (
     BreakerBody,
     PauseBody,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from heliograph.gateway.api.routing import Reply, json_reply
+from heliograph.gateway.api.replies import Reply
 from heliograph.gateway.api.schemas import LiveAnswer, ReadyAnswer
-from heliograph.gateway.services import Check
+from heliograph.gateway.health import Check, live, ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +18,6 @@ class PublicRoute:
     summary: str
     answers: Mapping[int, Any]
     answer_type: str = "application/json"
-
-
-def live() -> Reply:
-    """Answered by the loop itself: who reads this knows that the process turns. No store is asked."""
-    answer: LiveAnswer = {"status": "live"}
-    return json_reply(200, answer, NOT_KEPT)
-
-
-def ready(checks: Mapping[str, Check], draining: bool) -> Reply:
-    answer: ReadyAnswer = {
-        "checks": {
-            name: {"ok": check.ok, "detail": check.detail, "required": check.required} for name, check in checks.items()
-        }
-    }
-    if draining:
-        answer["checks"]["draining"] = {"ok": False, "detail": "this process is about to end", "required": True}
-    fine = all(check["ok"] for check in answer["checks"].values() if check["required"])
-    return json_reply(200, answer, NOT_KEPT) if fine else json_reply(503, answer, {**NOT_KEPT, "Retry-After": "1"})
-
-
-NOT_KEPT: Final = {"Cache-Control": "no-store"}
 
 
 def routes(

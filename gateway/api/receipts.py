@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from heliograph.actors.ports.ledger import Reported
 from heliograph.actors.ports.receipts import CertificateNeeded, Genuine, ReceiptCall, ReceiptReader, Refused
 from heliograph.gateway import problems
-from heliograph.gateway.api.routing import Reply, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
 from heliograph.gateway.fetching import NotFetched
 from heliograph.gateway.limits import MB
 from heliograph.gateway.problems import Code

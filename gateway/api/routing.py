@@ -6,11 +6,10 @@ the ports. Each resource's file ends in its own `ROUTES`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypeVar
 
-import orjson
 import trio
 
 from heliograph.actors.model.access import ApiKey, ScopeName
@@ -18,6 +17,7 @@ from heliograph.gateway.admission import Admission
 from heliograph.gateway.api.cluster import ClusterView
 from heliograph.gateway.api.drafts import Drafter
 from heliograph.gateway.api.idempotency import InFlight
+from heliograph.gateway.api.replies import Reply
 from heliograph.gateway.api.schemas import Body, Query
 from heliograph.gateway.auth import Authenticator, RequestHeaders
 from heliograph.gateway.limits import OTHER_BYTES
@@ -36,26 +36,6 @@ KINDS_OF_ID: Final[Mapping[str, str]] = {
     "provider": "[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
 }
 """Kinds of path parameters, and the pattern that each keeps to; a path that does not is no path: 404."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """`body` is JSON, ready to be sent, unless `content_type` says otherwise; a `stream` has no end of its own."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content_type: str = "application/json"
-    stream: AsyncIterator[bytes] | None = None
-
-
-def json_reply(status: int, answer: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
-    return Reply(status, dumps(answer), headers or {})
-
-
-def dumps(answer: object) -> bytes:
-    """JSON with times in UTC with `Z`."""
-    return orjson.dumps(answer, option=orjson.OPT_UTC_Z)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from heliograph.actors.model.deadletter import REASONS
 from heliograph.actors.model.errors import LedgerDown
 from heliograph.actors.model.message import LANES, Channel, State
 from heliograph.actors.model.stats import Stats
-from heliograph.gateway.api.routing import Call, Reply, Route, dumps, json_reply
+from heliograph.gateway.api.replies import Reply, dumps, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import StatsAnswer
 from heliograph.gateway.auth import presented, require_operator
 from heliograph.gateway.limits import MOST_STREAMS

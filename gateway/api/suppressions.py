@@ -11,7 +11,8 @@ from heliograph.actors.model.message import Channel, State
 from heliograph.actors.model.receipt import SuppressionReason
 from heliograph.actors.ports.ledger import Entry, SuppressionFilter
 from heliograph.gateway.api import answers, pages
-from heliograph.gateway.api.routing import Call, Reply, Route, json_reply
+from heliograph.gateway.api.replies import Reply, json_reply
+from heliograph.gateway.api.routing import Call, Route
 from heliograph.gateway.api.schemas import SuppressionAnswer, SuppressionBody, SuppressionPage, SuppressionQuery
 from heliograph.gateway.auth import seen_tenant
 

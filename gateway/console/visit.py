@@ -12,7 +12,8 @@ from werkzeug.datastructures import Headers, MultiDict
 
 from heliograph.actors.model.access import ApiKey, ScopeName
 from heliograph.gateway.api.reading import body_of
-from heliograph.gateway.api.routing import Call, Reply, Route, Shared, dumps
+from heliograph.gateway.api.replies import Reply, dumps
+from heliograph.gateway.api.routing import Call, Route, Shared
 from heliograph.gateway.api.schemas import Body
 from heliograph.gateway.auth import require, seen_tenant
 from heliograph.gateway.services import Services

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.errors import ConfigurationError
 from heliograph.actors.model.settings import MonitorSettings
+from heliograph.gateway.health import Check
 from heliograph.gateway.monitor import Monitor, serve_monitor
-from heliograph.gateway.services import Check
 
 
 class Process:

@@ -13,7 +13,7 @@ from heliograph.actors.model.access import ScopeName
 from heliograph.actors.model.message import LANES, Channel
 from heliograph.actors.model.provider import BreakerState, ProviderReport, Quota
 from heliograph.gateway.api.providers import BRIDGE_S
-from heliograph.gateway.services import Check
+from heliograph.gateway.health import Check
 from tests.support.builders import a_provider
 from tests.support.gateway_world import SMS, Gateway, World, a_gateway
 

@@ -33,7 +33,8 @@ from heliograph.gateway.app import hot_of, make_app, serve_gateway
 from heliograph.gateway.auth import make_key
 from heliograph.gateway.fetching import Fetcher
 from heliograph.gateway.front import Front
-from heliograph.gateway.services import Check, Services
+from heliograph.gateway.health import Check
+from heliograph.gateway.services import Services
 from heliograph.providers import build, country_of, reader
 from tests.support.builders import a_provider
 from tests.support.lines import Answer, Lines
