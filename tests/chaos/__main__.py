@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any, Final
 
+from tests.chaos.cluster import Ground
 from tests.chaos.plan import draw, written
 from tests.chaos.run import run
 
@@ -52,21 +54,34 @@ def main() -> int:
         seeds = list(range(first, first + asked.runs))
         results = _results(asked.file, seeds, asked.faults_s)
     wanted = [seed for seed in seeds if seed not in results]
+    grounds: Queue[Ground] = Queue()
     with ThreadPoolExecutor(asked.jobs) as pool:
-        results |= zip(wanted, pool.map(partial(_one, asked=asked), wanted), strict=True)
+        try:
+            results |= zip(wanted, pool.map(partial(_one, asked=asked, grounds=grounds), wanted), strict=True)
+        finally:
+            while not grounds.empty():
+                grounds.get().remove()
     failed = [seed for seed in seeds if results[seed] != "ok"]
     _say(f"{len(seeds)} runs, {len(failed)} failed" + (f": seeds {failed}" if failed else ""))
     return 1 if failed else 0
 
 
-def _one(seed: int, asked: argparse.Namespace) -> str:
+def _one(seed: int, asked: argparse.Namespace, grounds: Queue[Ground]) -> str:
+    """On the ground of a run before it, where that is free."""
     plan = draw(seed, asked.faults_s)
     _say(
         f"seed {seed}: {plan.supervisors} supervisors, {len(plan.faults)} faults in {plan.faults_s:g} s, "
         f"{plan.posted:g} messages/s, rates {plan.rates}, bursts {plan.bursts}"
     )
     began_s = time.monotonic()
-    report = run(plan, (lambda _: None) if asked.quiet or asked.jobs > 1 else (lambda line: _say(f"  {line}")))
+    ground = Ground() if grounds.empty() else grounds.get()
+    tell = (lambda _: None) if asked.quiet or asked.jobs > 1 else (lambda line: _say(f"  {line}"))
+    try:
+        report = run(plan, tell, ground)
+    except BaseException:
+        ground.remove()
+        raise
+    grounds.put(ground)
     told = report.as_json()
     asked.file.parent.mkdir(parents=True, exist_ok=True)
     with asked.file.open("a") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ class Clients:
             for _ in range(0, count, FILL):
                 people = [f"+91{next(self._numbers)}" for _ in range(FILL)]
                 body = {"messages": [{"channel": "sms", "to": to, "text": f"Hello {to}"} for to in people]}
-                assert self._accepts(http, self._urls[0] + "/v1/messages/batch", body, {}, people)
+                once = {"Idempotency-Key": str(uuid.uuid4())}
+                while not self._accepts(http, self._urls[0] + "/v1/messages/batch", body, once, people):
+                    time.sleep(AGAIN_S)
 
     def start(self) -> None:
         for thread in self._threads:

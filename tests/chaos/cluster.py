@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -111,6 +112,27 @@ END $$;
 """What a full disk is to a client: reading and deleting go on, whatever needs a page is refused."""
 
 
+class Ground:
+    """What runs can share, one after the other: a PostgreSQL, with an empty system to copy and the key to it."""
+
+    def __init__(self) -> None:
+        self.postgres = PostgresServer(durable=True)
+        self.postgres.administer(sql.SQL("CREATE DATABASE ground"))
+        with tempfile.TemporaryDirectory(prefix="heliograph-chaos-") as home:
+            config = Path(home) / "ground.toml"
+            config.write_text(f'[postgres]\nurl = "{self.postgres.address("ground")}"\n')
+            _command(config, "migrate")
+            self.key = str(json.loads(_command(config, "keys", "create", "--name=chaos", "--json"))["key"])
+        with psycopg.connect(self.postgres.address("ground")) as connection:
+            connection.execute(DISK)
+
+    def database(self) -> AbstractContextManager[str]:
+        return self.postgres.fresh("ground")
+
+    def remove(self) -> None:
+        self.postgres.remove()
+
+
 class Sink:
     """The receiving server, as a process."""
 
@@ -208,27 +230,22 @@ class Supervisor:
 class Cluster:
     """`supervisors` by number from 1."""
 
-    def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
+    def __init__(self, plan: Plan, home: Path, stack: ExitStack, ground: Ground) -> None:
         self.plan = plan
         self.home = home
         stepped = {fault.target for fault in plan.faults if fault.kind is Kind.CLOCK}
         self.clocks = {target: WallClock(home / f"clock-{target}") for target in stepped}
-        self.postgres = PostgresServer(durable=True)
-        stack.callback(self.postgres.remove)
+        self.postgres, self.key = ground.postgres, ground.key
         secret, environ = make_secret(), self._clock_environ(None)
         self.redis, self.standby = (RedisServer(durable=True, secret=secret, environ=environ) for _ in range(2))
         stack.callback(self.redis.remove)
         stack.callback(self.standby.remove)
-        self.postgres_url = stack.enter_context(self._database())
+        self.postgres_url = stack.enter_context(ground.database())
         self.sink = Sink()
         stack.callback(self.sink.remove)
         urls = {"redis": self.redis.url, "postgres": self.postgres_url}
         self.lines = stack.enter_context(Lines(urls, plan.supervisors).served())
         self._write_config(urls)
-        self._command("migrate")
-        with psycopg.connect(self.postgres_url) as connection:
-            connection.execute(DISK)
-        self.key = str(json.loads(self._command("keys", "create", "--name=chaos", "--json"))["key"])
         ports = [free_port(None) for _ in range(plan.gateways)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
         self.supervisors: dict[int, Supervisor] = {}
@@ -237,11 +254,6 @@ class Cluster:
             self.supervisors[number] = supervisor = self._supervisor(number, port)
             stack.callback(supervisor.remove)
         wait_until(self.all_ready, "all supervisors are ready", within_s=READY_WITHIN_S)
-
-    @contextmanager
-    def _database(self) -> Iterator[str]:
-        with self.postgres.fresh() as url:
-            yield url
 
     def _write_config(self, urls: Mapping[str, str]) -> None:
         self.config = self.home / "chaos.toml"
@@ -262,12 +274,6 @@ class Cluster:
 
     def _clock_environ(self, target: int | None) -> dict[str, str]:
         return self.clocks[target].environ if target in self.clocks else {}
-
-    def _command(self, *arguments: str) -> str:
-        done = heliograph(*arguments, f"--config={self.config}")
-        if done.returncode != 0:
-            raise RuntimeError(f"heliograph {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
 
     def all_ready(self) -> bool:
         joined = self.ask("SELECT count(*) FROM supervisors WHERE ended_at IS NULL")[0][0]
@@ -381,6 +387,13 @@ class Cluster:
     @property
     def redis_folder(self) -> Path:
         return self.redis._folder / "redis"
+
+
+def _command(config: Path, *arguments: str) -> str:
+    done = heliograph(*arguments, f"--config={config}")
+    if done.returncode != 0:
+        raise RuntimeError(f"heliograph {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
 
 
 def _is_ready(url: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Final
 import redis
 
 from tests.chaos.clients import Clients
-from tests.chaos.cluster import Cluster, Supervisor
+from tests.chaos.cluster import Cluster, Ground, Supervisor
 from tests.chaos.judge import Evidence, judge
 from tests.chaos.plan import PROVIDERS, Plan
 from tests.support.services import wait_until
@@ -38,7 +38,9 @@ def a_cluster(supervisors: int, gateways: int) -> Iterator[Cluster]:
     plan = Plan(0, 0.0, supervisors, gateways, every, every, batch=1, backlog=0, posted=60.0, faults=())
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-measure-")))
-        yield Cluster(plan, home, stack)
+        ground = Ground()
+        stack.callback(ground.remove)
+        yield Cluster(plan, home, stack, ground)
 
 
 def killed() -> dict[str, object]:

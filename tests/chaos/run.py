@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from heliograph.actors.policy.bucket import shape
 from tests.chaos.clients import Clients
-from tests.chaos.cluster import Cluster, tracebacks
+from tests.chaos.cluster import Cluster, Ground, tracebacks
 from tests.chaos.judge import Evidence, Verdict, judge
 from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan, written
 from tests.chaos.watch import Watch
@@ -66,10 +67,14 @@ class Report:
         }
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> Report:
+def run(plan: Plan, tell: Callable[[str], None], ground: Ground | None = None) -> Report:
+    """On this ground, or on one of its own."""
     with ExitStack() as stack:
+        if ground is None:
+            ground = Ground()
+            stack.callback(ground.remove)
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-chaos-")))
-        cluster = Cluster(plan, home, stack)
+        cluster = Cluster(plan, home, stack, ground)
         clients = Clients(cluster.gateways, cluster.key, plan.posted, plan.seed)
         watch = Watch(lambda: cluster.redis.url, PROVIDERS)
         stack.enter_context(watch.runs())
@@ -258,7 +263,8 @@ class _Run:
             look_s = self._now_s() + 0.5
             return self._cluster.waiting() == 0
 
-        within_s = SETTLE_WITHIN_S + len(self._clients.accepted) / self._plan.rates[PROVIDERS[0]]
+        slots = shape(self._plan.rates[PROVIDERS[0]], self._plan.bursts[PROVIDERS[0]])
+        within_s = SETTLE_WITHIN_S + len(self._clients.accepted) * slots.interval_s
         if not self._go_on(settled, within_s):
             self._wrong.append(f"{self._cluster.waiting()} messages still wait {within_s:.0f} s after the last fault")
             self._wrong += self._cluster.still_waiting()
