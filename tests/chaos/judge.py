@@ -7,7 +7,7 @@ one of PostgreSQL can be compared.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,9 +26,10 @@ UNDER_WAY_S: Final = 0.35
 UNCALLED: Final = frozenset({"refused_earlier", "unsendable"})
 """Answered without a call: by what was told of an earlier attempt, or since it could not be written."""
 JITTER_S: Final = 0.010
-"""The slots assume that the way to a provider adds ten milliseconds at most. On a machine with several times more to do
-than it has cores a process waits longer between its last look and its first byte: so much again is not held against it.
-"""
+"""What the slots allow for between a caller's last look and its first byte."""
+CODE_S: Final = 0.001
+"""More than that takes by itself; the rest is waiting for a processor."""
+ROUNDING: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,15 @@ class Span:
 
 @dataclass(slots=True)
 class Evidence:
-    """`accepted`: message id to recipient, of every 202."""
+    """`accepted`: message id to recipient, of every 202. `waited_s`: how long at most, at that time, one of the callers
+    had waited for a processor."""
 
     accepted: Mapping[str, str]
     calls: Sequence[Call]
     log: Sequence[Logged]
     limits: Mapping[str, Limit]
     breakers: Sequence[Span] = ()
+    waited_s: Callable[[float], float] = lambda _: 0.0
 
 
 @dataclass(slots=True)
@@ -124,12 +127,12 @@ def judge(evidence: Evidence) -> Verdict:
         else:
             verdict.wrong += _calls_of(logged, made, verdict.duplicates)
     for name, limit in evidence.limits.items():
-        verdict.excess[name] = round(
-            worst_excess((c.at_s for c in evidence.calls if c.provider == name), limit.rate), 3
-        )
-        if verdict.excess[name] > limit.burst + limit.rate * JITTER_S:
+        moments = [call.at_s for call in evidence.calls if call.provider == name]
+        verdict.excess[name] = round(worst_excess(moments, limit.rate), 3)
+        proved = worst_excess(moments, limit.rate, late_s=lambda at_s: _late_s(evidence.waited_s(at_s)))
+        if proved > limit.burst + ROUNDING:
             verdict.wrong.append(
-                f"too fast: {name} got {verdict.excess[name]:g} beyond {limit.rate:g}/s, allowed are {limit.burst:g}"
+                f"too fast: {name} got {proved:g} beyond {limit.rate:g}/s, allowed are {limit.burst:g}"
             )
     verdict.wrong += _breakers(evidence)
     verdict.spans.update(f"{span.provider} {span.state}" for span in evidence.breakers)
@@ -224,12 +227,18 @@ def _told(call: Call) -> str:
     return f"a call to {call.provider} at {call.at_s:.3f} ({'taken' if call.taken else 'not taken'}, {call.answer})"
 
 
-def worst_excess(moments: Iterable[float], rate: float) -> float:
-    """Over every window that begins and ends with a call: the most calls beyond rate x time."""
+def _late_s(waited_s: float) -> float:
+    """By how much more than is allowed for a call may have been late, which waited so long in all."""
+    return max(0.0, waited_s + CODE_S - JITTER_S)
+
+
+def worst_excess(moments: Iterable[float], rate: float, *, late_s: Callable[[float], float] = lambda _: 0.0) -> float:
+    """Over every window that begins and ends with a call: the most calls beyond rate x time. `late_s`: by how much a
+    call came late; a window begins by so much sooner."""
     worst, lowest = 0.0, float("inf")
     ordered = sorted(moments)
     for count, at_s in enumerate(ordered):
-        allowed = rate * (at_s - ordered[0])
-        lowest = min(lowest, count - allowed)
-        worst = max(worst, count + 1 - allowed - lowest)
+        since_s = at_s - ordered[0]
+        lowest = min(lowest, count - rate * (since_s - late_s(at_s)))
+        worst = max(worst, count + 1 - rate * since_s - min(lowest, count - rate * since_s))
     return worst

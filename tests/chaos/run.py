@@ -21,6 +21,7 @@ from tests.chaos.clients import Clients
 from tests.chaos.cluster import Cluster, Ground, tracebacks
 from tests.chaos.judge import Evidence, Verdict, judge
 from tests.chaos.plan import PROVIDERS, Fault, Kind, Plan, written
+from tests.chaos.waits import Waits
 from tests.chaos.watch import Watch
 from tests.support.command import Process
 
@@ -77,16 +78,21 @@ def run(plan: Plan, tell: Callable[[str], None], ground: Ground | None = None) -
         cluster = Cluster(plan, home, stack, ground)
         clients = Clients(cluster.gateways, cluster.key, plan.posted, plan.seed)
         watch = Watch(lambda: cluster.redis.url, PROVIDERS)
+        waits = Waits(lambda: [s.process.child.pid for s in cluster.supervisors.values()])
         stack.enter_context(watch.runs())
-        return _Run(cluster, clients, watch, tell).run()
+        stack.enter_context(waits.runs())
+        return _Run(cluster, clients, watch, waits, tell).run()
 
 
 class _Run:
-    def __init__(self, cluster: Cluster, clients: Clients, watch: Watch, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, clients: Clients, watch: Watch, waits: Waits, tell: Callable[[str], None]
+    ) -> None:
         self._cluster = cluster
         self._plan = cluster.plan
         self._clients = clients
         self._watch = watch
+        self._waits = waits
         self._tell = tell
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -283,7 +289,12 @@ class _Run:
     def _report(self, settled_s: float) -> Report:
         calls = self._cluster.sink.calls()
         evidence = Evidence(
-            self._clients.accepted, calls, self._cluster.log(), self._cluster.limits(), self._watch.spans()
+            accepted=self._clients.accepted,
+            calls=calls,
+            log=self._cluster.log(),
+            limits=self._cluster.limits(),
+            breakers=self._watch.spans(),
+            waited_s=self._waits.before,
         )
         return Report(
             plan=self._plan,

@@ -1,9 +1,10 @@
 """Two providers in one process that count what reaches them. Nothing here is the product's.
 
 Fast2SMS' quick route is `first`, BulkSMS is `second`, each as its documentation has it and no further. A call is noted
-with the moment at which the kernel took its first packet, so that neither this process nor a busy machine moves it;
-with the id of our attempt that it carries; and with what was answered. `taken` is what a phone would have shown: a
-refused call sent nothing, nor did the repeat of one under the same deduplication id.
+with the moment at which the kernel took its packet (its last, where head and body were read together), so that neither
+this process nor a busy machine moves it; with the id of our attempt that it carries; and with what was answered.
+`taken` is what a phone would have shown: a refused call sent nothing, nor did the repeat of one under the same
+deduplication id.
 
     python -m tests.chaos.sink        prints its port; told by POST /_mode, asked by GET /_calls
 """

@@ -144,3 +144,21 @@ def test_it_sees_an_excess_of_rate_in_any_window() -> None:
     logged = [Logged(f"msg_{n}", call.recipient, "sent", None, [_attempt()]) for n, call in enumerate(three_at_once)]
     [wrong] = judge(Evidence({}, three_at_once, logged, LIMITS)).wrong
     assert "too fast: first" in wrong
+
+
+def test_what_a_caller_waited_for_a_processor_is_not_held_against_the_rate() -> None:
+    """A slot's lateness and 10 ms of way are the slots' own; beyond that only what the kernel says it waited."""
+    spaced = [0.0, 0.115, 0.2, 0.3]  # the second was 15 ms late
+
+    def calls(late_s: float, waited_s: float) -> list[str]:
+        made = [replace(_call(), recipient=f"+9170000000{n:02}", at_s=100 + n / 10) for n in range(4)]
+        made[1].at_s += late_s
+        logged = [Logged(f"msg_{n}", call.recipient, "sent", None, [_attempt()]) for n, call in enumerate(made)]
+        limits = {"first": Limit(rate=10, burst=1)}
+        waited = {made[1].at_s: waited_s}
+        return judge(Evidence({}, made, logged, limits, waited_s=lambda at_s: waited.get(at_s, 0.0))).wrong
+
+    assert worst_excess(spaced, 10) == pytest.approx(1.15)
+    assert calls(0.015, 0.0) != []
+    assert calls(0.015, 0.025) == []
+    assert calls(0.015, 0.015) != [], "of these, 10 ms were allowed for"
