@@ -36,7 +36,6 @@ down: $(STAMP_RUN) ## stop what `heliograph up` runs from this folder
 test: $(STAMP_DEV) ## every test that needs PyPI only, on real PostgreSQL and Redis (ARGS="-k name …")
 	@$(BIN)/pytest -m "not tools" $(ARGS)
 
-# Collected by themselves: trio-asyncio, once imported, makes every asyncio loop its own, and playwright needs a plain one.
 test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Debian package
 	@missing=; \
 	for tool in chromium:chromium prometheus:prometheus promtool:prometheus node:nodejs npm:npm; do \

@@ -35,7 +35,7 @@ from heliograph.actors.ports.coordination import (
     Verdict,
     blocked_for,
 )
-from heliograph.actors.queue.link import Exchange, Link, Replaced, Script, open_links
+from heliograph.actors.queue.link import Exchange, Link, Replaced, Run, Script, open_links
 from heliograph.actors.queue.slots import SlotClock
 
 RESERVE: Final = Script.load("breaker", "quota", "reserve")
@@ -110,7 +110,7 @@ class RedisCoordination:
             if quota is not None:
                 keys.append(f"heliograph:quota:{{{provider}}}:{run_id}:{part_us(quota)}")
             try:
-                exchange = await self._link.run_timed(script, keys, arguments, on=run_id)
+                exchange = await self._link.exchange([Run(script, keys, arguments)], on=run_id)
             except Replaced:
                 self._run_id = None
             else:

@@ -1,14 +1,14 @@
-"""One connection to Redis, driven from trio: what the queue and the coordination send their commands through.
+"""One connection to Redis on trio: what the queue and the coordination send their commands through.
 
-The client is asyncio's, so it runs in a trio-asyncio loop. Three rules hold here for every command. It is never
-cancelled in flight: its caller may be cancelled until it is sent, and then it ends by its own limit of time. It is
-never repeated: whether it took effect after a failure is for the caller to find out. And every new connection asks
-which server it reached (its `run_id`, new at each start), for a new server may hold nothing, or old lists.
+redis-py reads the URL, hiredis packs commands and reads answers, and the rest is here: through an asyncio client a
+round trip costs five times as much (docs/decisions/0010). Three rules hold for every command. It is never cancelled
+in flight: its caller may be cancelled until it is sent, and then it ends by its own limit of time. It is never
+repeated: whether it took effect after a failure is for the caller to find out. And every new connection asks which
+server it reached (its `run_id`, new at each start), for a new server may hold nothing, or old lists.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
+import hiredis
 import trio
-import trio_asyncio
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 
 from heliograph.actors.model.errors import QueueDown
 
 LIMIT_S: Final = 2.0
-CLOSE_LIMIT_S: Final = 1.0
+READ: Final = 65_536
 
 Argument = str | int | float
 Command = Sequence[Argument]
@@ -34,6 +37,10 @@ Command = Sequence[Argument]
 
 class Replaced(Exception):  # a finding, which the adapters turn into ours
     """Another server answers than the caller meant. Nothing was sent to it."""
+
+
+class _Refused(Exception):
+    """The server's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,23 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a script. A server that does not know it is sent its text: it did nothing the first time."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Command
+
+    @property
+    def command(self) -> Command:
+        return "EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments
+
+    @property
+    def in_full(self) -> Command:
+        return "EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What came back, from which server, and the local moments just before it was asked and just after it was
     answered."""
@@ -62,16 +86,57 @@ class Exchange:
     answered_s: float
 
 
+class _Line:
+    """One connection. `trio.BrokenResourceError` where it stands no longer."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", notEnoughData=_Line)
+
+    @classmethod
+    async def to(cls, node: AbstractConnection) -> _Line:
+        """`node` is a connection as redis-py describes it, which is never opened."""
+        match node:
+            case UnixDomainSocketConnection():
+                transport = await trio.open_unix_socket(node.path)
+            case Connection():
+                transport = await trio.open_tcp_stream(node.host, int(node.port))
+            case _:
+                raise ValueError(f"there is no way to Redis by {type(node).__name__}")
+        if not isinstance(node, SSLConnection):
+            return cls(transport)
+        context = node.ssl_context.get()
+        return cls(trio.SSLStream(transport, context, server_hostname=node.host, https_compatible=True))
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers, among them `hiredis.ReplyError`."""
+        # Its stub knows commands of one word only.
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+        await self._stream.send_all(b"".join(packed))
+        replies: list[Any] = []
+        while len(replies) < len(commands):
+            if (reply := self._reader.gets()) is not _Line:
+                replies.append(reply)
+                continue
+            if not (data := await self._stream.receive_some(READ)):
+                raise trio.BrokenResourceError("the server closed the connection")
+            self._reader.feed(bytes(data))
+        return replies
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
+
+
 class Link:
     """Commands go one after the other. When one fails, those that waited behind it fail with it: otherwise each
     would wait out the whole limit in turn."""
 
-    def __init__(
-        self, loop: trio_asyncio.BaseTrioEventLoop, connection: AbstractConnection, boot_s: Callable[[], float]
-    ):
-        self._loop = loop
-        self._connection = connection
+    def __init__(self, node: AbstractConnection, name: str, boot_s: Callable[[], float]) -> None:
+        self._node = node
+        self._greeting = _greeting(node, name)
         self._boot_s = boot_s
+        self._line: _Line | None = None
         self._lock = trio.Lock()
         self._failures = 0
         self._run_id = ""
@@ -80,100 +145,106 @@ class Link:
         """The `run_id` of the server that answers now."""
         return (await self.exchange([("PING",)])).run_id
 
-    async def call(self, *command: Argument, on: str | None = None, limit_s: float = LIMIT_S) -> Any:
-        """Send one command, wait for its answer. `on`: only to this server, `Replaced` where another one answers.
-
-        Raises QueueDown where there was no answer within `limit_s`, or Redis refused (loading, memory full, read
-        only): it is not known then whether the command took effect.
-        """
-        return (await self.exchange([command], on=on, limit_s=limit_s)).replies[0]
+    async def call(self, *command: Argument, on: str | None = None) -> Any:
+        return (await self.exchange([command], on=on)).replies[0]
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Command, *, on: str | None = None) -> Any:
-        """Run a script. A server that does not know it is sent its text: it did nothing the first time."""
-        return (await self.run_timed(script, keys, arguments, on=on)).replies[0]
-
-    async def run_timed(
-        self, script: Script, keys: Sequence[str], arguments: Command, *, on: str | None = None
-    ) -> Exchange:
-        try:
-            return await self.exchange([("EVALSHA", script.sha, len(keys), *keys, *arguments)], on=on)
-        except NoScriptError:
-            return await self.exchange([("EVAL", script.text, len(keys), *keys, *arguments)], on=on)
+        return (await self.exchange([Run(script, keys, arguments)], on=on)).replies[0]
 
     async def exchange(
-        self, commands: Sequence[Command], *, on: str | None = None, limit_s: float = LIMIT_S
+        self, commands: Sequence[Command | Run], *, on: str | None = None, limit_s: float = LIMIT_S
     ) -> Exchange:
-        """Send commands in one go and wait for all answers."""
+        """Send commands in one go and wait for all answers. `on`: only to this server, `Replaced` where another one
+        answers.
+
+        Raises QueueDown where there was no answer within `limit_s`, or Redis refused one of them (loading, memory full,
+        read only): it is not known then which of them took effect.
+        """
         failures = self._failures
         async with self._lock:
             if self._failures != failures:
                 raise QueueDown("Redis gave no answer to the command before this one")
-            exchange: Exchange
-            with trio.CancelScope(shield=True):
-                exchange = await self._loop.run_aio_coroutine(self._exchange(commands, on, limit_s))
-            return exchange
+            try:
+                with trio.fail_after(limit_s, shield=True):
+                    return await self._ask(await self._reach(on), commands)
+            except _Refused as refusal:
+                if str(refusal).startswith("STALE"):
+                    raise Replaced(str(refusal)) from refusal
+                raise QueueDown(f"Redis refused a command: {refusal}") from refusal
+            except (trio.TooSlowError, trio.BrokenResourceError, hiredis.ProtocolError, OSError) as error:
+                self._failures += 1
+                await self._hang_up()
+                raise QueueDown(f"Redis gave no answer: {_why(error)}") from error
 
-    async def _exchange(self, commands: Sequence[Command], on: str | None, limit_s: float) -> Exchange:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._reach(on)
-                return await self._ask(commands)
-        except (NoScriptError, Replaced):
-            raise
-        except ResponseError as error:
-            if str(error).startswith("STALE"):
-                raise Replaced(str(error)) from error
-            raise QueueDown(f"Redis refused a command: {error}") from error
-        except (RedisError, OSError, asyncio.IncompleteReadError) as error:
-            self._failures += 1
-            await self._connection.disconnect(nowait=True)
-            raise QueueDown(f"Redis gave no answer: {str(error) or 'the time was over'}") from error
+    async def _ask(self, line: _Line, commands: Sequence[Command | Run]) -> Exchange:
+        asked_s = self._boot_s()
+        replies = await line.ask([each.command if isinstance(each, Run) else each for each in commands])
+        if unknown := {n: each for n, each in enumerate(commands) if isinstance(each, Run) and _is_unknown(replies[n])}:
+            asked_s = self._boot_s()
+            for n, reply in zip(unknown, await line.ask([run.in_full for run in unknown.values()]), strict=True):
+                replies[n] = reply
+        answered_s = self._boot_s()
+        return Exchange(_accepted(replies), self._run_id, asked_s, answered_s)
 
-    async def _reach(self, on: str | None) -> None:
-        if not self._connection.is_connected:
-            await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it bare
-            [server] = (await self._ask([("INFO", "server")])).replies
-            self._run_id = next(line[7:] for line in server.splitlines() if line.startswith("run_id:"))
+    async def _reach(self, on: str | None) -> _Line:
+        line = self._line
+        if line is None:
+            self._line = line = await _Line.to(self._node)
+            try:
+                *_, server = _accepted(await line.ask([*self._greeting, ("INFO", "server")]))
+            except _Refused:
+                await self._hang_up()
+                raise
+            self._run_id = next(text[7:] for text in server.splitlines() if text.startswith("run_id:"))
         if on is not None and on != self._run_id:
             raise Replaced(f"the Redis server {on} was replaced by {self._run_id}")
+        return line
 
-    async def _ask(self, commands: Sequence[Command]) -> Exchange:
-        asked_s = self._boot_s()
-        await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
-        replies: list[Any] = []
-        refusal: ResponseError | None = None
-        for _ in commands:
-            try:
-                replies.append(await self._connection.read_response())
-            except ResponseError as error:  # the answers behind it have to be read all the same
-                refusal = refusal or error
-        answered_s = self._boot_s()
-        if refusal is not None:
-            raise refusal
-        return Exchange(replies, self._run_id, asked_s, answered_s)
+    async def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close()
 
     async def aclose(self) -> None:
-        with trio.move_on_after(CLOSE_LIMIT_S, shield=True):
-            await self._loop.run_aio_coroutine(self._connection.disconnect())
+        await self._hang_up()
+
+
+def _accepted(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise _Refused(str(reply))
+    return replies
+
+
+def _is_unknown(reply: object) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, trio.TooSlowError):
+        return "the time was over"
+    cause: BaseException = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):  # of the attempts to connect
+        cause = cause.exceptions[0]
+    return str(cause) or type(cause).__name__
+
+
+def _greeting(node: AbstractConnection, name: str) -> list[Command]:
+    login = [word for word in (node.username, node.password) if word]
+    greeting: list[Command] = [("AUTH", *login)] if login else []
+    greeting.append(("CLIENT", "SETNAME", name))
+    if node.db:
+        greeting.append(("SELECT", node.db))
+    return greeting
 
 
 @asynccontextmanager
 async def open_links(url: str, name: str, count: int, boot_s: Callable[[], float]) -> AsyncIterator[list[Link]]:
-    """Links that are not connected yet, in a loop of their own. `name` is how `CLIENT LIST` shows them."""
-    pool = ConnectionPool.from_url(
-        url,
-        client_name=name,
-        decode_responses=True,
-        protocol=2,
-        driver_info=None,
-        socket_timeout=None,
-        socket_connect_timeout=LIMIT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
-    async with trio_asyncio.open_loop() as loop:
-        links = [Link(loop, pool.connection_class(**pool.connection_kwargs), boot_s) for _ in range(count)]
-        try:
-            yield links
-        finally:
-            for link in links:
-                await link.aclose()
+    """Links that are not connected yet. `name` is how `CLIENT LIST` shows them."""
+    pool = ConnectionPool.from_url(url)
+    links = [Link(pool.connection_class(**pool.connection_kwargs), name, boot_s) for _ in range(count)]
+    try:
+        yield links
+    finally:
+        for link in links:
+            await link.aclose()

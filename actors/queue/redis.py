@@ -12,12 +12,14 @@ Keys, all of one channel under one hash tag, so that a script reaches them all o
     heliograph:<generation>:{sms}:hands            supervisors that have a hand
 
 Whatever moves more than one hint, or from one place to another, is a script, and does all of it or nothing. Waiting is
-a blocking pop of the bells, at most a second at a time and on a connection of its own; nobody pops a lane outside a
-script, for a hint lost with a connection would be lost for good.
+a blocking pop of the bells, at most a second at a time and on a connection of its own; the take is sent right behind
+it, so that whoever was woken is answered with hints. Nobody pops a lane outside a script, for a hint lost with a
+connection would be lost for good.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ from heliograph.actors.model.errors import StaleGeneration
 from heliograph.actors.model.message import Channel, Lane, Priority
 from heliograph.actors.ports.queue import Hint, Later
 from heliograph.actors.queue.hand import Hand, Listeners, Turn
-from heliograph.actors.queue.link import LIMIT_S, Command, Link, Replaced, Script, open_links
+from heliograph.actors.queue.link import LIMIT_S, Command, Link, Replaced, Run, Script, open_links
 
 LISTEN_S: Final = 1.0
 """How long one blocking pop may last: a drain has to wait for its end."""
@@ -125,6 +127,7 @@ class RedisQueue:
         self._keys: dict[Channel, list[str]] = {}
         self._hand = Hand()
         self._turns = {channel: Turn() for channel in Channel}
+        self._emptied = dict.fromkeys(Channel, False)
         self._listeners = Listeners()
         self._former: dict[str, float] = {}
 
@@ -158,24 +161,32 @@ class RedisQueue:
         self, channel: Channel, room: Mapping[Priority, int], *, most: int, bulk_share: float, wait_s: float
     ) -> list[Hint]:
         ends_s = trio.current_time() + wait_s
+        listens = wait_s > 0 and self._emptied[channel]
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # here nothing is in hand that a caller would not learn of
-            if taken := await self._take(channel, room, most, bulk_share):
-                return taken
             left_s = ends_s - trio.current_time()
+            if taken := await self._take(channel, room, most, bulk_share, min(left_s, LISTEN_S) if listens else 0.0):
+                return taken
             if left_s <= 0:
                 return []
-            await self._listen(channel, room, min(left_s, LISTEN_S))
+            listens = True
 
-    async def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, share: float) -> list[Hint]:
+    async def _take(
+        self, channel: Channel, room: Mapping[Priority, int], most: int, share: float, listen_s: float
+    ) -> list[Hint]:
+        """Where the last take has left nothing behind, the next one begins by waiting: it would find nothing."""
+        self._emptied[channel] = False
         while True:
             lowest_first = self._turns[channel].lowest_first(share)
-            moved = await self._to_hand(channel, room, most, lowest_first=lowest_first)
+            moved = await self._to_hand(channel, room, most, lowest_first=lowest_first, listen_s=listen_s)
+            counts = Counter(hint.lane.priority for hint in moved)
+            self._emptied[channel] = len(moved) < most and all(counts[p] < room.get(p, 0) for p in counts)
             if not moved:
                 return []
             self._turns[channel].taken()
             if new := self._hand.add(moved, trio.current_time()):
                 return new
+            listen_s = 0.0
 
     async def take_lined(
         self, channel: Channel, provider: str, room: Mapping[Priority, int], *, most: int
@@ -205,24 +216,32 @@ class RedisQueue:
         *,
         lowest_first: bool = False,
         keys: list[str] | None = None,
+        listen_s: float = 0.0,
     ) -> list[Hint]:
         rooms = [max(0, room.get(priority, 0)) for priority in ORDER]
-        reply = await self._run(TAKE, channel, [self._supervisor, most, *rooms, int(lowest_first)], keys=keys)
+        arguments: Command = [self._supervisor, most, *rooms, int(lowest_first)]
+        if listen_s > 0:
+            reply = await self._listen(channel, rooms, arguments, listen_s)
+        else:
+            reply = await self._run(TAKE, channel, arguments, keys=keys)
         moved: list[Hint] = []
         for place, ids in zip(reply[::2], reply[1::2], strict=True):
             lane = Lane(channel, ORDER[int(place) - 1])
             moved += [Hint(message_id, lane) for message_id in ids.split()]
         return moved
 
-    async def _listen(self, channel: Channel, room: Mapping[Priority, int], wait_s: float) -> None:
-        """Wait for a bell of a lane that there is room for."""
-        keys = self._keys[channel]
-        bells = [keys[4 + place] for priority, place in PLACE.items() if room.get(priority, 0) > 0]
+    async def _listen(self, channel: Channel, rooms: Sequence[int], arguments: Command, wait_s: float) -> Any:
+        """Wait for a bell of a lane that there is room for, and take."""
+        keys, generation = self._keys[channel], self._opened()
+        bells = [keys[4 + place] for place, free in enumerate(rooms) if free > 0]
         if not bells:
             await trio.sleep(wait_s)
-            return
+            return []
         wait_s = max(wait_s, 0.01)  # 0 would be for ever
-        await self._ears[channel].call("BLPOP", *bells, f"{wait_s:.3f}", limit_s=wait_s + LIMIT_S)
+        commands: list[Command | Run] = [("BLPOP", *bells, f"{wait_s:.3f}"), Run(TAKE, keys, [generation, *arguments])]
+        with _stale():
+            exchange = await self._ears[channel].exchange(commands, on=self._server, limit_s=wait_s + LIMIT_S)
+        return exchange.replies[-1]
 
     async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
         members, wait_us = await self._run(WAKE, channel, [limit])

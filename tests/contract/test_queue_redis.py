@@ -141,3 +141,18 @@ async def test_a_wrong_password_is_told_without_the_password(redis_url: str) -> 
             await queue.server()
     assert "password" in str(caught.value)
     assert "somebody" not in str(caught.value)
+
+
+async def test_whoever_waits_for_a_hint_is_answered_with_it_in_one_round_trip(redis_url: str) -> None:
+    def scripts_run() -> int:
+        return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    with redis.Redis.from_url(redis_url) as client:
+        async with open_queue(redis_url, "a") as queue:
+            await queue.open("g1")
+            assert await take(queue) == []
+            before = scripts_run()
+            for number in range(1, 6):
+                await queue.push(hints(NORMAL, number))
+                assert await take(queue, wait_s=1.0) == [number]
+    assert scripts_run() - before == 2 * 5, "a push and a take for each"

@@ -166,7 +166,7 @@ class Smtp:
             "data_size_limit": size,
             "enable_SMTPUTF8": utf8,
         }
-        self._loop = asyncio.SelectorEventLoop()  # not by the policy, which trio-asyncio may have replaced
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
         self._stopping = asyncio.Event()
