@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from heliograph.actors.model.errors import ConfigurationError, HeliographError
-from heliograph.gateway.cli import output
+from heliograph.gateway.cli import output, without_rich  # noqa: F401 - see there
 from heliograph.gateway.cli.output import CommandMisused, JsonFlag
 
 COMMANDS: Final = (

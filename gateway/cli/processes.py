@@ -78,10 +78,7 @@ def spawn(
     parent = os.getpid()
 
     def in_child() -> None:
-        # After the change of user, which would clear it; and our death may have come before.
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal))
-        if os.getppid() != parent:
-            os._exit(1)
+        die_with_parent(parent, death_signal)  # after the change of user, which would clear it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return subprocess.Popen(  # noqa: S603 - every argument is ours
@@ -97,6 +94,13 @@ def spawn(
         extra_groups=[] if account else None,
         preexec_fn=in_child,
     )
+
+
+def die_with_parent(parent: int, death_signal: signal.Signals) -> None:
+    """In a fork of `parent`, whose death may have come before."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 async def wait(child: subprocess.Popen[bytes]) -> int:

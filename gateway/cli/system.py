@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
@@ -22,6 +23,7 @@ from heliograph.gateway.cli.state import DEFAULT_FOLDER, Folder, Running
 
 if TYPE_CHECKING:
     from heliograph.actors.model.settings import Config
+    from heliograph.gateway.cli.apart import Apart
     from heliograph.gateway.cli.up import Wish
 
 DOWN_WITHIN_S: Final = 60.0
@@ -164,35 +166,46 @@ def run(
     json: JsonFlag = False,  # noqa: ARG001
 ) -> None:
     """Run one supervisor against the configured Redis and PostgreSQL, until SIGTERM or SIGINT, which drain."""
-    from heliograph.gateway.cli import config as configuration
-    from heliograph.gateway.cli import logs
+    from heliograph.gateway.cli.apart import Apart
 
     roles = _roles(role)
     try:
         patience_s = parse_duration(wait)
     except ValueError as error:
         raise CommandMisused(f"--wait: {error}") from error
-    loaded = configuration.load(config, os.environ).config
-    logs.configure(loaded.log)
-    raise typer.Exit(trio.run(_run, loaded, roles, patience_s))
+    raise typer.Exit(trio.run(_run, Apart(partial(_prepare, config, patience_s)), roles))
 
 
-async def _run(config: Config, roles: frozenset[str], patience_s: float) -> int:
+def _prepare(config: Path | None, patience_s: float) -> Config:
+    """The configuration, once the stores answer."""
+    from heliograph.gateway.cli import config as configuration
     from heliograph.gateway.cli import database
-    from heliograph.supervisor import run_supervisor
 
+    loaded = configuration.load(config, os.environ).config
+    trio.run(partial(database.wait_for_stores, loaded, patience_s=patience_s))
+    return loaded
+
+
+async def _run(prepared: Apart[Config], roles: frozenset[str]) -> int:
     code = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-        await database.wait_for_stores(config, patience_s=patience_s)
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope)
+        from heliograph.gateway.cli import logs
+        from heliograph.supervisor import run_supervisor  # takes as long as the other process does
+
+        config = await prepared.result()
+        logs.configure(config.log)
         code = await run_supervisor(config, roles=roles)
         nursery.cancel_scope.cancel()
     return code
 
 
-async def _cancel_on_signal(scope: trio.CancelScope) -> None:
+async def _cancel_on_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Before the supervisor listens for itself, and after, there is nothing to drain: a signal means now."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             scope.cancel()
 

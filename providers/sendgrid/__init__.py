@@ -12,11 +12,19 @@ from __future__ import annotations
 from typing import Final
 
 from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.ports.receipts import ReceiptReader
 from heliograph.providers.kinds import Kind, Option, flag, text, whole
 from heliograph.providers.sendgrid.answers import explain
 from heliograph.providers.sendgrid.courier import BASE_URL, SendGridCourier
-from heliograph.providers.sendgrid.receipts import reader
 from heliograph.providers.sendgrid.requests import MOST_RECIPIENTS
+
+
+def _reader(settings: ProviderSettings) -> ReceiptReader:
+    from heliograph.providers.sendgrid.receipts import reader  # it loads cryptography: for those who take receipts
+
+    return reader(settings)
+
 
 KIND: Final = Kind(
     channels=frozenset({Channel.EMAIL}),
@@ -29,7 +37,7 @@ KIND: Final = Kind(
         "categories": Option(parse=flag, about="a message's tags become categories", default=True),
         "sandbox_mode": Option(parse=flag, about="SendGrid checks every mail and sends none", default=False),
     },
-    receipts=reader,
+    receipts=_reader,
     base_url=BASE_URL,
     rate=100,
     batch=MOST_RECIPIENTS,
