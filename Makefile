@@ -17,6 +17,11 @@ ifneq ($(shell $(intact) && echo yes),yes)
 .PHONY: $(STAMP_RUN) $(STAMP_DEV)
 endif
 
+# Kept bytecode spares each later run (and each process that a test starts) the compilation of all tests.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
+# As many workers as there are cores, but no more than pay: each collects all tests and starts services of its own.
+SPREAD := --numprocesses auto --maxprocesses 4
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev up down test test-tools check fmt types lint imports contract chaos bench main-job dashboards clean
 
@@ -34,7 +39,7 @@ down: $(STAMP_RUN) ## stop what `heliograph up` runs from this folder
 	@exec $(BIN)/heliograph down $(ARGS)
 
 test: $(STAMP_DEV) ## every test that needs PyPI only, on real PostgreSQL and Redis (ARGS="-k name …")
-	@$(BIN)/pytest -m "not tools" $(ARGS)
+	@$(PYTEST) $(SPREAD) -m "not tools" $(ARGS)
 
 test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Debian package
 	@missing=; \
@@ -44,10 +49,10 @@ test-tools: $(STAMP_DEV) ## tests that need a browser, Prometheus or another Deb
 	if [ -n "$$missing" ]; then \
 	  echo "make test-tools: missing Debian package(s):$$missing (apt-get install$$missing)" >&2; exit 1; \
 	fi
-	@$(BIN)/pytest -m tools tests/tools $(ARGS)
+	@$(PYTEST) -m tools tests/tools $(ARGS)
 
 check: lint types imports ## format, lint, types, import layers, unit and actor tests: what to run before a commit
-	@$(BIN)/pytest -q -m "not tools" $(wildcard tests/unit tests/actors)
+	@$(PYTEST) $(SPREAD) -q -m "not tools" $(wildcard tests/unit tests/actors)
 
 lint: $(STAMP_DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .
@@ -67,7 +72,7 @@ imports: $(STAMP_DEV) ## import layers, as docs/architecture.md draws them
 	@$(BIN)/lint-imports --no-cache
 
 contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin and on the real service
-	@$(BIN)/pytest tests/contract $(ARGS)
+	@$(PYTEST) tests/contract $(ARGS)
 
 chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20 JOBS=1, resumable)
 	@$(BIN)/python -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
