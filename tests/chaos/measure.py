@@ -3,6 +3,7 @@
 - a supervisor is killed: how long what it had taken, and what it had begun, waits for another
 - a supervisor is told to drain under full load: when its hints are back, and when it is gone
 - three supervisors are restarted one after the other under load: lost, doubled, and what that adds to the wait
+- a backlog, with one, two and four supervisors: what share of a provider's rate is used, by the receiver's clock
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 import redis
 
+from heliograph.actors.policy.bucket import JITTER_S, LATENESS_S
 from tests.chaos.clients import Clients
 from tests.chaos.cluster import Cluster, Ground, Supervisor
 from tests.chaos.judge import Evidence, judge
@@ -28,14 +30,16 @@ from tests.support.services import wait_until
 
 RATE: Final = 200
 PATIENCE_S: Final = 90.0
+USED_RATE: Final = 100
+WARM_S, USED_S, SPARE_S = 3.0, 20.0, 5.0
 NAMES: Final = "SELECT id FROM supervisors WHERE ended_at IS NULL ORDER BY joined_at DESC"
 CREATED: Final = "SELECT recipient, extract(epoch FROM created_at)::float8 FROM contents"
 
 
 @contextmanager
-def a_cluster(supervisors: int, gateways: int) -> Iterator[Cluster]:
-    every = dict.fromkeys(PROVIDERS, RATE)
-    plan = Plan(0, 0.0, supervisors, gateways, every, every, batch=1, backlog=0, posted=60.0, faults=())
+def a_cluster(supervisors: int, gateways: int, *, rate: int = RATE, burst: int = RATE) -> Iterator[Cluster]:
+    rates, bursts = dict.fromkeys(PROVIDERS, rate), dict.fromkeys(PROVIDERS, burst)
+    plan = Plan(0, 0.0, supervisors, gateways, rates, bursts, batch=1, backlog=0, posted=60.0, faults=())
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-measure-")))
         ground = Ground()
@@ -134,6 +138,26 @@ def rolled() -> dict[str, object]:
         }
 
 
+def used() -> dict[str, object]:
+    """With the least burst for which the whole rate can be used. Counted once the first burst is spent, while there is
+    a backlog still: of the second provider, too, nothing waits for the first."""
+    burst = math.ceil(1 + USED_RATE * (LATENESS_S + JITTER_S))
+    shares: dict[str, object] = {"rate": USED_RATE, "burst": burst}
+    for supervisors in (1, 2, 4):
+        with a_cluster(supervisors, 1, rate=USED_RATE, burst=burst) as cluster:
+            clients = Clients(cluster.gateways, cluster.key, cluster.plan.posted, 0)
+            clients.fill(int(USED_RATE * (WARM_S + USED_S + SPARE_S)))
+            began_s = min(call.at_s for call in cluster.sink.calls()) + WARM_S
+            time.sleep(max(0.0, began_s + USED_S - time.time()))
+            calls = [c for c in cluster.sink.calls() if c.provider == PROVIDERS[0]]
+            inside = sum(began_s <= call.at_s < began_s + USED_S for call in calls)
+            shares[f"by_{supervisors}"] = round(inside / (USED_RATE * USED_S), 4)
+            shares[f"waiting_after_{supervisors}"] = cluster.waiting()
+            _settle(cluster)
+            shares[f"wrong_{supervisors}"] = _promises(cluster, clients)["wrong"]
+    return shares
+
+
 def _restart(cluster: Cluster, supervisor: Supervisor) -> int:
     """By the book: the next one only when this one has joined anew."""
     before = cluster.ask(NAMES)
@@ -199,7 +223,7 @@ def _p99(waits_s: Sequence[float]) -> float:
     return round(sorted(waits_s)[int(len(waits_s) * 0.99)], 3) if waits_s else math.nan
 
 
-MEASURES: Final[tuple[Callable[[], dict[str, object]], ...]] = (killed, drained, rolled)
+MEASURES: Final[tuple[Callable[[], dict[str, object]], ...]] = (killed, drained, rolled, used)
 
 
 def main() -> int:
