@@ -3,17 +3,22 @@
 Without idempotency keys that is one statement. With them, the keys are written first, in order, in the same
 transaction; whoever comes second with a key waits for the first one's commit and is answered as the first was.
 
-The same statement looks for suppressed recipients, and leaves out the requests that have one.
+The same statement looks for suppressed recipients; requests that have one are left out of the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+from psycopg.errors import UniqueViolation
+
 from heliograph.actors.ledger.pool import Connection, Pool
-from heliograph.actors.ledger.rows import json_of, refuse_nul
+from heliograph.actors.ledger.rows import documents_of, refuse_nul
 from heliograph.actors.ledger.suppressions import suppressed
+from heliograph.actors.ledger.tallies import ACCEPTED
+from heliograph.actors.model.message import Channel, Message, State
 from heliograph.actors.policy.allowance import Exceeded, Usage, charge
 from heliograph.actors.policy.lifecycle import BIRTHS
 from heliograph.actors.ports.ledger import (
@@ -27,38 +32,29 @@ from heliograph.actors.ports.ledger import (
 )
 
 # Into messages (its primary key, and the two indexes of what waits) and contents (its primary key, by channel, tenant,
-# recipient and tag). A message that is there already is a commit in doubt, repeated: it is not counted again.
+# recipient and tag): all of it, or nothing where one of them is to go to somebody who is suppressed; answers those.
+#
+# What the rows have in common is told once and not read again from the JSON of each.
 ACCEPT: Final = f"""
 WITH posted AS (
-    SELECT * FROM ROWS FROM (
-        json_to_recordset(%s::json) AS (
-            id text, tenant text, key_id text, live boolean, channel text, priority text, category text, "to" text,
-            content json, created_at timestamptz, expires_at timestamptz, send_at timestamptz, providers text[],
-            tags text[], metadata json, parts smallint, webhook_url text, traceparent text
-        ),
-        unnest(%s::text[]), unnest(%s::integer[])
-    ) AS p (
-        id, tenant, key_id, live, channel, priority, category, recipient, content, created_at, expires_at, send_at,
-        providers, tags, metadata, parts, webhook_url, traceparent, state, request
+    SELECT id, coalesce(state, 'queued') AS state, coalesce(tenant, %s) AS tenant, coalesce(key_id, %s) AS key_id,
+           coalesce(live, %s) AS live, coalesce(channel, %s) AS channel, coalesce(priority, %s) AS priority,
+           coalesce(category, %s) AS category, coalesce(created_at, %s) AS created_at,
+           coalesce(expires_at, %s) AS expires_at, "to" AS recipient, content, send_at, providers,
+           coalesce(tags, '{{}}') AS tags, coalesce(metadata, '{{}}') AS metadata, parts, webhook_url, traceparent
+    FROM json_to_recordset(%s::json) AS p (
+        id text, state text, tenant text, key_id text, live boolean, channel text, priority text, category text,
+        created_at timestamptz, expires_at timestamptz, "to" text, content json, send_at timestamptz, providers text[],
+        tags text[], metadata json, parts smallint, webhook_url text, traceparent text
     )
 ), hit AS (
-    SELECT p.request, p.id FROM posted AS p WHERE p.state <> 'suppressed' AND {suppressed("p")}
+    SELECT p.id FROM posted AS p WHERE p.state <> 'suppressed' AND {suppressed("p")}
 ), stored AS (
     INSERT INTO messages (id, channel, priority, state, due_at, expires_at, updated_at, waiting_for, touched_by)
     SELECT id, channel, priority, state, CASE WHEN state = 'scheduled' THEN coalesce(send_at, now()) ELSE now() END,
            expires_at, now(), CASE WHEN state = 'scheduled' THEN 'send_at' END, %s
     FROM posted
-    WHERE request <> ALL (ARRAY(SELECT request FROM hit))
-    ON CONFLICT (id) DO NOTHING
-    RETURNING channel, state
-), counted AS (
-    INSERT INTO tallies AS t (writer, channel, counted, present, entered)
-    SELECT %s, channel, counted, sum(present), sum(entered)
-    FROM stored CROSS JOIN LATERAL (VALUES ('accepted', 0, 1), (state, 1, 1)) AS v (counted, present, entered)
-    GROUP BY channel, counted
-    ORDER BY channel, counted
-    ON CONFLICT (writer, channel, counted) DO UPDATE
-    SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
+    WHERE NOT EXISTS (SELECT FROM hit)
 ), kept AS (
     INSERT INTO contents (
         id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
@@ -67,10 +63,19 @@ WITH posted AS (
     SELECT id, channel, tenant, key_id, live, category, recipient, content, created_at, expires_at, send_at, providers,
            tags, metadata, parts, webhook_url, traceparent
     FROM posted
-    WHERE request <> ALL (ARRAY(SELECT request FROM hit))
-    ON CONFLICT (id) DO NOTHING
+    WHERE NOT EXISTS (SELECT FROM hit)
+), counted AS (
+    INSERT INTO tallies AS t (writer, channel, counted, present, entered)
+    SELECT %s, channel, counted, present, entered
+    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[]) AS d (channel, counted, present, entered)
+    WHERE NOT EXISTS (SELECT FROM hit)
+    ON CONFLICT (writer, channel, counted) DO UPDATE
+    SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
-SELECT request, id FROM hit"""  # noqa: S608 - all its parts are constants of ours
+SELECT id FROM hit"""  # noqa: S608 - all its parts are constants of ours
+
+# By the primary key.
+STORED: Final = "SELECT id FROM messages WHERE id = ANY(%s)"
 
 # By the primary key. One that is a day old is as good as none.
 REMEMBER: Final = """
@@ -119,18 +124,16 @@ class PostgresIntake:
     async def accept(self, batch: Sequence[Acceptance], *, supervisor: str) -> list[Admission]:
         if not all(BIRTHS.issuperset(acceptance.states) for acceptance in batch):
             raise ValueError("a message is born queued, scheduled or suppressed")
+        try:
+            return await self._accept(batch, supervisor, frozenset())
+        except UniqueViolation:  # a commit in doubt, repeated: it had landed
+            ids = [message.id for acceptance in batch for message in acceptance.messages]
+            rows = await self._pool.rows(STORED, (ids,))
+            return await self._accept(batch, supervisor, frozenset(row[0] for row in rows))
 
-        async def store(connection: Connection, requests: Sequence[int]) -> dict[int, Suppressed]:
-            """Those that were not stored. `requests` are indexes of `batch`."""
-            given = [(n, m, str(s)) for n in requests for m, s in zip(batch[n].messages, batch[n].states, strict=True)]
-            if not given:
-                return {}
-            numbers, messages, states = (list(column) for column in zip(*given, strict=True))
-            hits: dict[int, set[str]] = {}
-            params = (json_of(messages), states, numbers, supervisor, connection.writer)
-            for number, message_id in await connection.rows(ACCEPT, params):
-                hits.setdefault(number, set()).add(message_id)
-            return {number: Suppressed(frozenset(ids)) for number, ids in hits.items()}
+    async def _accept(self, batch: Sequence[Acceptance], supervisor: str, there: Collection[str]) -> list[Admission]:
+        async def store(connection: Connection, numbers: Sequence[int]) -> dict[int, Suppressed]:
+            return await _store(connection, batch, numbers, supervisor, there)
 
         async def recognise_and_store(connection: Connection) -> list[Admission]:
             answers = await _recognise(connection, batch)
@@ -195,6 +198,51 @@ class _Usage:
                 case Exceeded() as exceeded:
                     beyond[n] = exceeded
         return usage, beyond
+
+
+async def _store(
+    connection: Connection, batch: Sequence[Acceptance], numbers: Iterable[int], supervisor: str, there: Collection[str]
+) -> dict[int, Suppressed]:
+    """Store those of `batch`, but for messages that are `there` already. Answers what was left out, by its number.
+
+    Mostly one statement, and one more where some were left out: nothing was stored by the first then.
+    """
+    refused: dict[int, set[str]] = {}
+    while True:
+        given = [
+            (message, state, n)
+            for n in numbers
+            if n not in refused
+            for message, state in zip(batch[n].messages, batch[n].states, strict=True)
+            if message.id not in there
+        ]
+        if not given:
+            break
+        given.sort(key=_by_id)  # so that the indexes of ids grow at their right ends
+        usual, documents = documents_of([(message, state) for message, state, _ in given])
+        tally = _tally(given)
+        hits = await connection.rows(ACCEPT, (*usual, documents, supervisor, connection.writer, *tally))
+        if not hits:
+            break
+        owners = {message.id: n for message, _, n in given}
+        for (message_id,) in hits:
+            refused.setdefault(owners[message_id], set()).add(message_id)
+    return {n: Suppressed(frozenset(ids)) for n, ids in refused.items()}
+
+
+def _by_id(given: tuple[Message, State, int]) -> str:
+    return given[0].id
+
+
+def _tally(given: Iterable[tuple[Message, State, int]]) -> tuple[list[str], list[str], list[int], list[int]]:
+    """Columns of what `tallies` counts: channel, what, how many more there are, and how many entered it."""
+    born = Counter((message.channel, state) for message, state, _ in given)
+    accepted: Counter[Channel] = Counter()
+    for (channel, _), n in born.items():
+        accepted[channel] += n
+    rows = [(c, ACCEPTED, 0, n) for c, n in accepted.items()] + [(c, s, n, n) for (c, s), n in born.items()]
+    channels, counted, present, entered = zip(*sorted(rows), strict=True)
+    return [*map(str, channels)], [*map(str, counted)], [*present], [*entered]
 
 
 async def _recognise(connection: Connection, batch: Sequence[Acceptance]) -> list[Admission]:

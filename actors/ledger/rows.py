@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, LiteralString
 
 import orjson
@@ -148,6 +149,47 @@ def _content_of(channel: str, content: dict[str, Any] | None) -> Content:
 
 
 # -------------------------------------------------------------------------------------------------- sending in
+
+SHARED: Final = ("tenant", "key_id", "live", "channel", "priority", "category", "created_at", "expires_at")
+"""What messages that are sent in together mostly have in common."""
+SELDOM: Final = ("send_at", "providers", "tags", "metadata", "webhook_url", "traceparent")
+_shared_of: Final = attrgetter(*SHARED)
+_seldom_of: Final = attrgetter(*SELDOM)
+_NOTHING: Final[tuple[object, ...]] = (None, None, (), {}, None, None)
+
+
+def documents_of(given: Sequence[tuple[Message, State]]) -> tuple[tuple[Any, ...], str]:
+    """What is usual among new messages (as SHARED), and a JSON array for `json_to_recordset`: of each message what it
+    has, and of SHARED what is not as usual. A state is `queued` where none is said."""
+    usual = _shared_of(given[0][0])
+    documents: list[dict[str, object]] = []
+    for message, state in given:
+        document = {"id": message.id, "to": message.to, "content": _document_of(message.content)}
+        if message.parts is not None:
+            document["parts"] = message.parts
+        if state is not State.QUEUED:
+            document["state"] = state
+        if (shared := _shared_of(message)) != usual:
+            document |= {name: v for name, v, u in zip(SHARED, shared, usual, strict=True) if v != u}
+        if (seldom := _seldom_of(message)) != _NOTHING:
+            document |= {name: v for name, v in zip(SELDOM, seldom, strict=True) if v is not None}
+        documents.append(document)
+    return usual, json_of(documents)
+
+
+def _document_of(content: Content) -> object:
+    """As `_content_of` reads it."""
+    if isinstance(content, EmailContent):
+        return content
+    document: dict[str, object] = {"text": content.text, "dlt_variables": content.dlt_variables}
+    if content.sender_id is not None:
+        document["sender_id"] = content.sender_id
+    if content.dlt_template_id is not None:
+        document["dlt_template_id"] = content.dlt_template_id
+    if content.dlt_entity_id is not None:
+        document["dlt_entity_id"] = content.dlt_entity_id
+    return document
+
 
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 

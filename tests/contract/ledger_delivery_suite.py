@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -13,12 +13,14 @@ from heliograph.actors.model.deadletter import DeadLetterState
 from heliograph.actors.model.errors import Conflict, NotFound
 from heliograph.actors.model.message import (
     LANES,
+    Category,
     Channel,
     EmailContent,
     Lane,
     Move,
     Priority,
     Reason,
+    SmsContent,
     State,
     WaitingFor,
 )
@@ -111,6 +113,38 @@ class IntakeSuite:
         await world.accept(message)
         assert (await world.ledger.stats.census()).accepted[Channel.SMS] == 1
         assert await world.ledger.stats.drift() == 0
+
+    async def test_a_group_that_had_landed_in_part_is_completed(self, world: LedgerWorld) -> None:
+        there, new, keyed = world.message(), world.message(), world.message()
+        await world.accept(there)
+        group = [
+            Acceptance(messages=(there,), states=(State.QUEUED,)),
+            Acceptance(messages=(new,), states=(State.QUEUED,)),
+            Acceptance(messages=(keyed,), states=(State.QUEUED,), idempotency=(record(),)),
+        ]
+        assert await world.ledger.intake.accept(group, supervisor=ME) == [Accepted()] * 3
+        assert [await world.state(m) for m in (there, new, keyed)] == [State.QUEUED] * 3
+        assert (await world.ledger.stats.census()).accepted[Channel.SMS] == 3
+        assert await world.ledger.stats.drift() == 0
+
+    async def test_messages_of_one_group_keep_what_is_their_own(self, world: LedgerWorld) -> None:
+        content = SmsContent(
+            text="x", sender_id="SHOP", dlt_template_id="1", dlt_entity_id="2", dlt_variables=("a", "é")
+        )
+        own: dict[str, Any] = {
+            "tenant": "shop", "key_id": "key_2", "live": False, "priority": Priority.BULK, "category": Category.OTP,
+            "expires_at": world.now() + timedelta(days=3), "content": content, "parts": None, "tags": ("a",),
+            "metadata": {"n": 1}, "providers": ("p1",), "webhook_url": "https://shop.example/hook",
+        }  # fmt: skip
+        usual, odd = world.message(), world.message(**own)
+        email = world.message("asha@shop.in", send_at=world.now() + timedelta(hours=1))
+        await world.accept(usual, odd, email)
+        await world.accept(odd_first := world.message(**own), usual_second := world.message())
+        for message in (usual, odd, email, odd_first, usual_second):
+            found = (await world.get(message)).message
+            assert found.expires_at - found.created_at == message.expires_at - message.created_at
+            moments = {"created_at": found.created_at, "expires_at": found.expires_at, "send_at": found.send_at}
+            assert found == replace(message, **moments)
 
     async def test_a_repeat_under_an_idempotency_key_is_answered_as_the_first_was(self, world: LedgerWorld) -> None:
         first, second = world.message(), world.message()
