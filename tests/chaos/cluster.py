@@ -276,6 +276,9 @@ class Cluster:
         return self.clocks[target].environ if target in self.clocks else {}
 
     def all_ready(self) -> bool:
+        for supervisor in self.supervisors.values():
+            if supervisor.starts_at_s is None and not supervisor.runs:
+                raise RuntimeError(f"supervisor {supervisor.number} has ended: {supervisor.process.errors[-3:]}")
         joined = self.ask("SELECT count(*) FROM supervisors WHERE ended_at IS NULL")[0][0]
         return joined >= self.plan.supervisors and all(map(_is_ready, self.gateways))
 
