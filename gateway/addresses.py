@@ -28,7 +28,7 @@ def number_fault(number: str) -> str | None:
     """None for a valid number in E.164 with `+`, nothing else in it; otherwise what is wrong."""
     if not _E164.fullmatch(number):
         return "is not a phone number in E.164: a plus sign, the country's code and the number, digits only"
-    return None if _surely_valid(number) else _slow_fault(number)
+    return _slow_fault(number) if _place_of(number) is None else None
 
 
 def sms_fault(number: str) -> str | None:
@@ -37,12 +37,13 @@ def sms_fault(number: str) -> str | None:
 
     In India so does whatever begins as mobiles do: their series grow into the area codes faster than any table of them.
     """
-    if (fault := number_fault(number)) is not None:
+    if _E164.fullmatch(number) and (place := _place_of(number)) is not None:
+        region, national = place
+        if region.is_mobile(national):
+            return None
+    elif (fault := number_fault(number)) is not None:
         return fault
     if _AS_INDIAN_MOBILES.match(number):
-        return None
-    place = _place_of(number)
-    if place is not None and place[0].is_mobile(place[1]):
         return None
     if phonenumbers.number_type(phonenumbers.parse(number)) == PhoneNumberType.FIXED_LINE:
         return "is a landline's number, and an SMS goes to a mobile phone"
@@ -75,10 +76,6 @@ class _Plan:
 
     prefix: re.Pattern[str] | None
     regions: tuple[_Region, ...]
-
-
-def _surely_valid(number: str) -> bool:
-    return _place_of(number) is not None
 
 
 def _place_of(number: str) -> tuple[_Region, str] | None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,10 +64,14 @@ class Admission:
         size = LEAST_BYTES + (
             int(length) if length is not None and length.isascii() and length.isdigit() else UNTOLD_BYTES
         )
-        with self._holding(key, size) as turn:
+        turn = self._enter(key, size)
+        try:
             turn.raw = await read()
             turn.holds(LEAST_BYTES + len(turn.raw))
             await self._wait(turn)
+        except BaseException:
+            turn.close()
+            raise
         return turn
 
     def charge(self, key: ApiKey, messages: int) -> None:
@@ -113,9 +116,7 @@ class Admission:
     def _now_us(self) -> int:
         return int(self._clock.now().timestamp() * 1e6)
 
-    @contextmanager
-    def _holding(self, key: ApiKey, size: int) -> Iterator[_Turn]:
-        """Holds room, and gives it back unless the turn was reached."""
+    def _enter(self, key: ApiKey, size: int) -> _Turn:
         match self._room.enter(key.id, size):
             case Refusal.GREEDY:
                 detail = "this key has more under way than its share while others wait; nothing was accepted"
@@ -123,13 +124,7 @@ class Admission:
             case Refusal.FULL:
                 raise Refused.of(unavailable("more comes in than can be taken; nothing was accepted", FLOOD_RETRY_S))
             case None:
-                pass
-        turn = _Turn(self._room, self._turns, key.id, size)
-        try:
-            yield turn
-        except BaseException:
-            turn.close()
-            raise
+                return _Turn(self._room, self._turns, key.id, size)
 
     async def _wait(self, turn: _Turn) -> None:
         ticket = turn.ticket = Ticket(turn.key_id, WORK_LEAST_BYTES + len(turn.raw), turn.begin)
@@ -163,8 +158,9 @@ class _Turn:
 
     def holds(self, size: int) -> None:
         """It turned out to be so large."""
-        self._room.resize(self.key_id, self._size, size)
-        self._size = size
+        if size != self._size:
+            self._room.resize(self.key_id, self._size, size)
+            self._size = size
 
     def close(self) -> None:
         if self.ticket is not None:

@@ -58,7 +58,8 @@ class Front:
         query = query_of(route.query or Query, asked.query_string) if route.query or asked.query_string else NO_QUERY
         if not route.takes_json:
             return await self._handled(route, asked, key, query, b"")
-        if not _JSON.fullmatch((asked.headers.get("Content-Type") or "").strip()):
+        content_type = asked.headers.get("Content-Type") or ""
+        if content_type != "application/json" and not _JSON.fullmatch(content_type.strip()):
             raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "the body must come as application/json, in UTF-8")
         if not route.takes_messages:
             return await self._handled(route, asked, key, query, await asked.body(route.most_bytes))

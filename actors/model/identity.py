@@ -13,6 +13,7 @@ from typing import Final
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(a + b for a in ALPHABET for b in ALPHABET)  # two digits at a time: half the work
+_DRAWN: Final = ALPHABET.encode() * 8  # any byte is one digit, and each digit is as likely
 _DIGITS: Final = {c: i for i, c in enumerate(ALPHABET)}
 MOST_NUMBERED: Final = 1023
 
@@ -23,14 +24,18 @@ def _encode(value: int, pairs: int) -> str:
 
 def new_id(prefix: str, at: datetime, chance: int | None = None) -> str:
     """An id such as `msg_01JD3Q8ZK4A7XNVT0B2C9M5E6F`; `chance` (80 bits) makes a test or a simulation repeat."""
-    drawn = int.from_bytes(os.urandom(10)) if chance is None else chance
-    return f"{prefix}_{time_prefix(at)}{_encode(drawn, 8)}"
+    drawn = os.urandom(16).translate(_DRAWN).decode() if chance is None else _encode(chance, 8)
+    return f"{prefix}_{time_prefix(at)}{drawn}"
+
+
+def time_prefix(at: datetime) -> str:
+    """The ten characters that every id made at `at` begins with, after its prefix."""
+    return _time_prefix(int(at.timestamp() * 1000))
 
 
 @lru_cache(maxsize=64)
-def time_prefix(at: datetime) -> str:
-    """The ten characters that every id made at `at` begins with, after its prefix."""
-    return _encode(int(at.timestamp() * 1000), 5)
+def _time_prefix(millisecond: int) -> str:
+    return _encode(millisecond, 5)
 
 
 def made_at(identifier: str) -> datetime:

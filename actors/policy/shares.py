@@ -97,9 +97,11 @@ class Turns:
             ticket.aside = True
             self._begin(ticket)
             return
+        if not is_full:
+            self._take(start, ticket)
+            return
         self._serial += 1
         heappush(self._waiting, (start, self._serial, ticket))
-        self._serve()
 
     def leave(self, ticket: Ticket) -> None:
         """It is done, or waits no longer."""
@@ -121,15 +123,17 @@ class Turns:
             if not ticket.gone and self._at_work + ticket.cost > self._capacity:
                 return
             heappop(self._waiting)
-            if ticket.gone:
-                continue
-            # It goes on with what is served, too, so that no stream of new keys keeps an old one waiting.
-            self._virtual = max(self._virtual, start) + ticket.cost / len(self._here)
-            self._at_work += ticket.cost
-            self._begin(ticket)
+            if not ticket.gone:
+                self._take(start, ticket)
         if not self._here:
             self._finish.clear()
             self._virtual = 0.0
+
+    def _take(self, start: float, ticket: Ticket) -> None:
+        # It goes on with what is served, too, so that no stream of new keys keeps an old one waiting.
+        self._virtual = max(self._virtual, start) + ticket.cost / len(self._here)
+        self._at_work += ticket.cost
+        self._begin(ticket)
 
     def _begin(self, ticket: Ticket) -> None:
         ticket.started = True

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -30,9 +30,11 @@ from heliograph.actors.model.message import (
 from heliograph.actors.model.settings import Config
 from heliograph.actors.policy.gsm import segments
 from heliograph.actors.policy.route import Router
+from heliograph.gateway.addresses import sms_fault
 from heliograph.gateway.api.reading import deep_faults, faults_of
 from heliograph.gateway.api.schemas import (
     MOST_COPIES,
+    MOST_TEXT,
     EmailBody,
     EmailItem,
     MessageCommon,
@@ -47,6 +49,7 @@ PRIORITIES: Final = {str(p): p for p in Priority}
 CATEGORIES: Final = {str(c): c for c in Category}
 NO_OPTIONS: Final = SmsOptions()
 LATEST: Final = timedelta(days=3660)
+_PLAIN_FIELDS: Final = frozenset({"channel", "to", "text", "priority", "category"})
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -75,6 +78,35 @@ class Poster:
         return cls(key, now, traceparent if known else None)
 
 
+class PlainSms(NamedTuple):
+    """An SMS that asks for nothing special, as its model would read it."""
+
+    to: str
+    text: str
+    priority: str
+    category: str
+    metadata: Mapping[str, Any]
+    sms: None = None
+    send_at: None = None
+    expires_at: None = None
+    tags: tuple[str, ...] = ()
+    providers: None = None
+
+    @classmethod
+    def of(cls, posted: dict[str, Any]) -> PlainSms | None:
+        """The way around the model for what is posted most: takes nothing that the model would not take as the same,
+        and says no word of what is wrong."""
+        if not posted.keys() <= _PLAIN_FIELDS:
+            return None
+        to, text = posted.get("to"), posted.get("text")
+        priority, category = posted.get("priority", "normal"), posted.get("category", "transactional")
+        if not type(to) is type(text) is type(priority) is type(category) is str:
+            return None
+        if priority not in PRIORITIES or category not in CATEGORIES or not 0 < len(text) <= MOST_TEXT:
+            return None
+        return cls(to, text, priority, category, {}) if text.strip() and sms_fault(to) is None else None
+
+
 class Drafter:
     def __init__(self, config: Config, router: Router) -> None:
         self._router = router
@@ -99,12 +131,12 @@ class Drafter:
 
     def _sms(self, posted: dict[str, Any], poster: Poster, model: type[SmsBody]) -> Draft | Refusal:
         try:
-            body = model.model_validate(posted)
+            body = PlainSms.of(posted) or model.model_validate(posted)
         except ValidationError as error:
             faults = _without_templated(faults_of(error, model), posted)
             text = posted.get("text")
-            if isinstance(text, str) and 0 < len(text) <= 50_000 and (parts := segments(text).parts) > self._most_parts:
-                faults.append(self._too_many_parts(parts))
+            if isinstance(text, str) and 0 < len(text) <= MOST_TEXT:
+                faults += self._part_faults(segments(text).parts)
             return invalid(faults + _time_faults(posted, poster.now))
         parts = segments(body.text).parts
         options = body.sms or NO_OPTIONS
@@ -115,11 +147,12 @@ class Drafter:
             dlt_entity_id=options.dlt_entity_id,
             dlt_variables=tuple(options.dlt_variables),
         )
-        faults = [self._too_many_parts(parts)] if parts > self._most_parts else []
-        return self._message(body, Channel.SMS, content, poster, faults, parts)
+        return self._message(body, Channel.SMS, content, poster, self._part_faults(parts), parts)
 
-    def _too_many_parts(self, parts: int) -> Fault:
-        return Fault("#/text", f"makes an SMS of {parts} parts; at most {self._most_parts} are sent")
+    def _part_faults(self, parts: int) -> list[Fault]:
+        if parts <= self._most_parts:
+            return []
+        return [Fault("#/text", f"makes an SMS of {parts} parts; at most {self._most_parts} are sent")]
 
     def _email(self, posted: dict[str, Any], poster: Poster, model: type[EmailBody]) -> Draft | Refusal:
         faults = _email_faults(posted)
@@ -148,7 +181,7 @@ class Drafter:
 
     def _message(
         self,
-        body: SmsBody | EmailBody,
+        body: PlainSms | SmsBody | EmailBody,
         channel: Channel,
         content: Content,
         poster: Poster,

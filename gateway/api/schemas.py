@@ -35,6 +35,7 @@ from heliograph.gateway.api.idempotency import item_key_fault
 from heliograph.gateway.problems import Problem
 
 MOST_COPIES: Final = 50
+MOST_TEXT: Final = 50_000
 MOST_METADATA_BYTES: Final = 16_384
 MOST_BATCH: Final = 1000
 MOST_IDS: Final = 10_000
@@ -210,7 +211,7 @@ class SmsBody(MessageCommon):
 
     channel: Literal["sms"]
     to: MobileNumber
-    text: Annotated[str, Field(min_length=1, max_length=50_000), checked(_blank_fault)]
+    text: Annotated[str, Field(min_length=1, max_length=MOST_TEXT), checked(_blank_fault)]
     sms: SmsOptions | None = None
 
 
