@@ -35,6 +35,7 @@ class ByFile(LoadScopeScheduling):
         return "tests/system" if file.startswith("tests/system/") else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
     config.option.loadscopereorder = False
     return ByFile(config, log)
