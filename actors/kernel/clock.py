@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -36,14 +37,22 @@ class SystemClock:
         return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class VirtualClock:
-    """Follows trio's own clock, which a MockClock makes leap. Seeded, so that a run repeats."""
+    """Follows trio's own clock, which virtual time makes leap. Seeded, so that a run repeats. `stepped_s` is how far
+    the wall clock was set forward, or back; what never steps is left alone by it."""
 
     random: random.Random
+    stepped_s: float = 0.0
+    time: Callable[[], float] = trio.current_time
+    _at_s: float | None = field(default=None, init=False)
+    _now: datetime = field(default=VIRTUAL_EPOCH, init=False)
 
     def boot_s(self) -> float:
-        return trio.current_time()
+        return self.time()
 
     def now(self) -> datetime:
-        return VIRTUAL_EPOCH + timedelta(seconds=trio.current_time())
+        at_s = self.time() + self.stepped_s
+        if at_s != self._at_s:  # most who ask do so in one moment
+            self._at_s, self._now = at_s, VIRTUAL_EPOCH + timedelta(seconds=at_s)
+        return self._now

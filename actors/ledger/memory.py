@@ -74,12 +74,8 @@ from heliograph.actors.ports.ledger import (
 KEY_LIFE: Final = timedelta(hours=24)
 
 
-def _never(_: str) -> None:
-    """The fault that does not happen."""
-
-
 def memory_ledger(
-    now: Callable[[], datetime], fault: Fault = _never, pause: Pause = trio.lowlevel.checkpoint
+    now: Callable[[], datetime], fault: Fault | None = None, pause: Pause = trio.lowlevel.checkpoint
 ) -> Ledger:
     """An empty ledger whose time is `now` (UTC)."""
     store = Store(now, fault, pause)

@@ -67,11 +67,14 @@ def transaction(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
 
     @wraps(method)
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        await self.store.pause()
+        store = self.store
+        await store.pause()
+        if store.fault is None:
+            return method(self, *args, **kwargs)
         name = f"{self.called}.{method.__name__}"
-        self.store.fault(name)
+        store.fault(name)
         result = method(self, *args, **kwargs)
-        self.store.fault(f"{name}/done")
+        store.fault(f"{name}/done")
         return result
 
     return call
@@ -162,7 +165,9 @@ def by_due(row: Row) -> tuple[datetime, str]:
 
 
 class Store:
-    def __init__(self, now: Callable[[], datetime], fault: Fault, pause: Pause = trio.lowlevel.checkpoint) -> None:
+    def __init__(
+        self, now: Callable[[], datetime], fault: Fault | None, pause: Pause = trio.lowlevel.checkpoint
+    ) -> None:
         self.now: Final = now
         self.pause: Final = pause
         self.fault: Final = fault

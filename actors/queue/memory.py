@@ -36,6 +36,7 @@ from heliograph.actors.queue.hand import Hand, Listeners, Turn
 from heliograph.actors.queue.slots import SlotClock
 
 PLACE: Final = {priority: place for place, priority in enumerate(Priority)}
+OF_CHANNEL: Final = {channel: [Lane(channel, priority) for priority in Priority] for channel in Channel}
 EPOCH_US: Final = 1_767_225_600_000_000
 
 
@@ -226,10 +227,12 @@ class MemoryQueue:
         self, channel: Channel, room: Mapping[Priority, int], *, most: int, bulk_share: float, wait_s: float
     ) -> list[Hint]:
         await _sent(self._server)
-        taken: list[Hint] = []
+        if (taken := self._take(channel, room, most, bulk_share)) or wait_s <= 0:
+            return taken
         with trio.move_on_after(wait_s):
-            while not (taken := self._take(channel, room, most, bulk_share)):
+            while not taken:
                 await self._server.bell(channel).wait()
+                taken = self._take(channel, room, most, bulk_share)
         return taken
 
     def _take(self, channel: Channel, room: Mapping[Priority, int], most: int, bulk_share: float) -> list[Hint]:
@@ -245,16 +248,14 @@ class MemoryQueue:
     def _move_to_hand(
         self, lists: _Lists, channel: Channel, room: Mapping[Priority, int], most: int, bulk_share: float
     ) -> list[Hint]:
-        order = list(Priority)
+        open_to_us = [lane for lane in OF_CHANNEL[channel] if lists.lanes[lane] and room.get(lane.priority, 0) > 0]
         if self._turns[channel].lowest_first(bulk_share):
-            lowest = [p for p in order if room.get(p, 0) > 0 and lists.lanes[Lane(channel, p)]][-1:]
-            order = [*lowest, *(p for p in order if p not in lowest)]
+            open_to_us = [*open_to_us[-1:], *open_to_us[:-1]]
         hand = lists.hands[self._supervisor]
         moved: list[Hint] = []
-        for priority in order:
-            lane = Lane(channel, priority)
+        for lane in open_to_us:
             ids = lists.lanes[lane]
-            for _ in range(min(len(ids), room.get(priority, 0), most - len(moved))):
+            for _ in range(min(len(ids), room[lane.priority], most - len(moved))):
                 hint = Hint(ids.popleft(), lane)
                 hand[hint.message_id] = lane
                 moved.append(hint)

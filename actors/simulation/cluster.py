@@ -1,38 +1,30 @@
-"""Supervisors in virtual time over one ledger and one Redis in memory, and what befalls them.
-
-Nothing in here is a model of the product: what runs is what runs in production, but for the adapters.
-"""
+"""A scenario on a fleet of supervisors: who posts what and when, and what befalls whom."""
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from math import inf
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 import trio
-from trio.testing import MockClock
 
-from heliograph.actors.kernel.clock import VirtualClock
-from heliograph.actors.kernel.supervision import Group, Supervisor
-from heliograph.actors.ledger.memory import memory_ledger
-from heliograph.actors.model.errors import HeliographError, LedgerDown, QueueDown
+from heliograph.actors.model.errors import HeliographError
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import LANES, Channel, EmailContent, Lane, Message, Priority, SmsContent, State
+from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config
 from heliograph.actors.policy.lifecycle import AT_REST, DEAD
-from heliograph.actors.ports.coordination import BreakerRecord
 from heliograph.actors.ports.courier import Courier
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger
-from heliograph.actors.queue.memory import MemoryCoordination, MemoryQueue, MemoryRedis
+from heliograph.actors.ports.ledger import Acceptance, Accepted
 from heliograph.actors.simulation.courier import Account, SimulatedCourier
+from heliograph.actors.simulation.fleet import Fleet, Life
 from heliograph.actors.simulation.record import Record
 from heliograph.actors.simulation.scenario import Fault, FaultKind, Scenario, ScenarioError, Timeline, Traffic
-from heliograph.actors.tree.node import ROLES, Adapters, Node
+from heliograph.actors.simulation.virtual import LeapingClock
 
 SWEEP_S: Final = 60.0
 """How often what has come to rest is forgotten."""
@@ -46,64 +38,6 @@ SETTLE_WITHIN_S: Final = 7 * 86_400.0
 DONE: Final = AT_REST - DEAD
 SMS: Final = SmsContent(text="Your order has shipped.", sender_id="HELIOS")
 EMAIL: Final = EmailContent(subject="Your order", text="Your order has shipped.", sender="shop@example.com")
-
-
-@dataclass(eq=False, slots=True)
-class Life:
-    """One supervisor from its start to its end."""
-
-    name: str
-    node: Node = field(init=False)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
-    killed: bool = False
-    wakes: trio.Event | None = None
-    """Set while it is paused."""
-
-    async def awake(self) -> None:
-        while self.wakes is not None:
-            await self.wakes.wait()
-
-
-class _Line:
-    """A port as one supervisor has it: no answer to a dead one, and a paused one neither asks nor hears."""
-
-    def __init__(self, port: Any, life: Life, trouble: type[HeliographError]) -> None:
-        for name, method in inspect.getmembers(port, inspect.iscoroutinefunction):
-            setattr(self, name, self._over(method, life, trouble))
-        self._port = port
-
-    @staticmethod
-    def _over(
-        method: Callable[..., Awaitable[Any]], life: Life, trouble: type[HeliographError]
-    ) -> Callable[..., Awaitable[Any]]:
-        async def over(*args: Any, **kwargs: Any) -> Any:
-            await life.awake()
-            if life.killed:
-                raise trouble("this supervisor was killed")
-            result = await method(*args, **kwargs)
-            await life.awake()
-            return result
-
-        return over
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._port, name)
-
-
-class _Coordination(MemoryCoordination):
-    """Tells the record of each change of a breaker."""
-
-    def __init__(self, server: MemoryRedis, record: Record) -> None:
-        super().__init__(server)
-        self._record_of_run = record
-
-    async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
-        before = self._server.data.breakers.get(provider)
-        in_force = await super().change(provider, expected_epoch=expected_epoch, record=record)
-        if self._server.data.breakers.get(provider) is not before:
-            self._record_of_run.changed(provider, in_force.state, trio.current_time())
-        return in_force
 
 
 class Cluster:
@@ -121,12 +55,6 @@ class Cluster:
         self._scenario = scenario
         reached = (replace(p, receipts={}) for p in config.providers if not p.test_only)  # of whom nobody reports here
         self._config = replace(config, providers=tuple(reached))
-        self._country_of = country_of
-        self._clock = VirtualClock(self._draw("cluster"))
-        self._redis = MemoryRedis(pause=trio.lowlevel.checkpoint_if_cancelled)
-        self._ledger_down = False
-        self._ledger: Ledger = memory_ledger(self._clock.now, self._ledger_fault, trio.lowlevel.checkpoint_if_cancelled)
-        self._store = self._ledger.delivery.store  # type: ignore[attr-defined]
         self.record = Record(self._config.providers, scenario.duration_s / SAMPLES)
         self._accounts = {
             p.name: Account(
@@ -137,8 +65,23 @@ class Cluster:
             )
             for p in self._config.providers
         }
+        self._lined = any(f.supervisor is not None for f in scenario.faults)
+        self._fleet = Fleet(
+            nursery,
+            self._config,
+            self._courier,
+            country_of,
+            draw=self._draw("cluster"),
+            lined=self._lined,
+            pause=trio.lowlevel.checkpoint_if_cancelled,
+            breaker_changed=lambda _, provider, in_force: self.record.changed(
+                provider, in_force.state, trio.current_time()
+            ),
+        )
+        self._clock = self._fleet.clock
+        self._store = self._fleet.store
         self._lives: list[Life] = []
-        self._started = 0
+        """The scenario's supervisors, each as its last incarnation."""
         self._turn = 0
         self._posting: list[Message] = []
         self._posted = trio.Event()
@@ -151,9 +94,8 @@ class Cluster:
         """Each part draws for itself, so that one more supervisor changes no arrival and no latency's luck."""
         return random.Random(f"{self._scenario.seed}/{what}")  # noqa: S311 - a simulation, to be repeated
 
-    def _ledger_fault(self, _call: str) -> None:
-        if self._ledger_down:
-            raise LedgerDown("PostgreSQL gave no answer")
+    def _courier(self, life: Life, settings: ProviderSettings) -> SimulatedCourier:
+        return SimulatedCourier(self._accounts[settings.name], self.record, life.awake if self._lined else None)
 
     # ------------------------------------------------------------------------------------------------ the run
 
@@ -186,37 +128,7 @@ class Cluster:
         return self.record.gone + Counter(self._store.state_of(row) for row in self._store.rows.values())
 
     async def _start(self) -> Life:
-        self._started += 1
-        life = Life(f"supervisor-{self._started}")
-        life.node = Node(self._config, self._adapters(life), roles=ROLES, supervisor=life.name, clock=self._clock)
-        await self._nursery.start(self._live, life)
-        return life
-
-    def _adapters(self, life: Life) -> Adapters:
-        queue, coordination = MemoryQueue(self._redis, life.name), _Coordination(self._redis, self.record)
-        faulty = any(f.supervisor is not None for f in self._scenario.faults)
-        ledger: Any = self._ledger
-        if faulty:
-            parts: Any = {f.name: _Line(getattr(self._ledger, f.name), life, LedgerDown) for f in fields(Ledger)}
-            ledger = Ledger(**parts)
-        return Adapters(
-            ledger=ledger,
-            queue=_Line(queue, life, QueueDown) if faulty else queue,
-            coordination=_Line(coordination, life, QueueDown) if faulty else coordination,
-            couriers={
-                name: SimulatedCourier(account, self.record, life.awake if faulty else None)
-                for name, account in self._accounts.items()
-            },
-            country_of=self._country_of,
-        )
-
-    async def _live(self, life: Life, task_status: trio.TaskStatus[None]) -> None:
-        supervisor = Supervisor(Group(name="heliograph", children=life.node.children()), self._clock)
-        with life.scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(supervisor.run)
-                task_status.started()
-        life.ended.set()
+        return await self._fleet.start(f"supervisor-{len(self._fleet.lives) + 1}")
 
     # ------------------------------------------------------------------------------------------------ faults
 
@@ -228,19 +140,17 @@ class Cluster:
                 await self._kill(fault)
             case FaultKind.PAUSE:
                 life = self._life(fault)
-                life.wakes = wakes = trio.Event()
+                life.pause()
                 await trio.sleep(fault.for_s or 0.0)
-                life.wakes = None
-                wakes.set()
+                life.resume()
             case FaultKind.REDIS_LOSS:
-                self._redis.down(True)
+                redis = self._fleet.redis
+                redis.down(True)
                 await trio.sleep(fault.for_s or 0.0)
-                self._redis.replace()
-                self._redis.down(False)
+                redis.replace()
+                redis.down(False)
             case FaultKind.POSTGRES_RESTART:
-                self._ledger_down = True
-                await trio.sleep(RESTART_S if fault.for_s is None else fault.for_s)
-                self._ledger_down = False
+                await self._fleet.ledger_away(RESTART_S if fault.for_s is None else fault.for_s)
             case _ as never:
                 assert_never(never)
         self._befallen -= 1
@@ -251,14 +161,7 @@ class Cluster:
         return self._lives[fault.supervisor - 1]
 
     async def _kill(self, fault: Fault) -> None:
-        """Not another word of it reaches a store, and what was in memory is gone."""
-        life = self._life(fault)
-        life.killed = True
-        if life.wakes is not None:
-            life.wakes.set()
-            life.wakes = None
-        life.scope.cancel()
-        await life.ended.wait()
+        await self._fleet.kill(self._life(fault))
         if fault.for_s is not None and fault.supervisor is not None:
             await trio.sleep(fault.for_s)
             self._lives[fault.supervisor - 1] = await self._start()
@@ -344,8 +247,8 @@ class Cluster:
             to_come = (fault.at_s for fault in self._scenario.faults if fault.at_s > now_s)
             next_s = min([*self._coming, *to_come, max(self._scenario.duration_s, now_s)])
             spare_s = next_s - now_s - QUIET_S
-            if spare_s > QUIET_S and not self._befallen and self._settled() and isinstance(clock, MockClock):
-                clock.jump(spare_s)
+            if spare_s > QUIET_S and not self._befallen and self._settled() and isinstance(clock, LeapingClock):
+                clock.leap(spare_s)
 
     async def _look(self) -> None:
         every_s, swept_s = min(self.record.part_s, SWEEP_S), 0.0

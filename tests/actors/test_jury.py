@@ -166,9 +166,9 @@ async def test_a_verdict_waits_for_a_ledger_that_is_away(autojump_clock: object,
     await world.start()
     await known_to_y(world, NUMBERS)
     await post(world, NUMBERS[:25])
-    world.ledger_down = True
+    world.fleet.ledger_down = True
     await trio.sleep(5)
-    world.ledger_down = False
+    world.fleet.ledger_down = False
     await trio.sleep(30)
     assert pause_of(world, "x") is not None
     assert {world.store.state_of(row) for row in world.store.rows.values()} == {State.SENT}

@@ -48,9 +48,9 @@ class Breakable(World):
         super().__init__(*args, **kwargs)
         self.broken: set[str] = set()
         self.cannot_stand: set[str] = set()
+        self.fleet.fitted = self._fitted
 
-    def _adapters(self, life: Life) -> Adapters:
-        adapters = super()._adapters(life)
+    def _fitted(self, adapters: Adapters) -> Adapters:
         coordination: Any = Breaks(adapters.coordination, self.broken)
         couriers: Any = {n: Refuses(c, n, self.cannot_stand) for n, c in adapters.couriers.items()}
         return replace(adapters, coordination=coordination, couriers=couriers)

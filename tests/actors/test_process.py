@@ -57,7 +57,7 @@ async def world(autojump_clock: object, nursery: trio.Nursery, monkeypatch: pyte
 
 
 def adapters(world: World, name: str) -> Adapters:
-    return world._adapters(Life(name))
+    return world.fleet.adapters(Life(name, world.clock))
 
 
 class Run:
@@ -172,10 +172,10 @@ async def test_without_the_ledger_it_still_drains_within_the_grace_and_ends_with
     run = await Run(world).start(nursery)
     await accept(world, 10)
     await trio.sleep(1)
-    world.ledger_down = True
+    world.fleet.ledger_down = True
     signal.raise_signal(signal.SIGTERM)
     assert await run.ends(within_s=4 * world.config.delivery.drain_grace_s) == 0
-    world.ledger_down = False
+    world.fleet.ledger_down = False
     assert await living(world) == 1
 
 
@@ -252,11 +252,11 @@ async def test_without_the_ledger_nothing_is_ready_until_beats_go_through_again(
     watched = Watched(world)
     await nursery.start(watched.supervisor.run)
     await trio.sleep(5)
-    world.ledger_down = True
+    world.fleet.ledger_down = True
     await trio.sleep(STILL_S + 0.1)
     assert not watched.ready()
     assert watched.ok()["postgres"] is False
-    world.ledger_down = False
+    world.fleet.ledger_down = False
     await trio.sleep(1.1)
     assert watched.ready()
     await watched.supervisor.drain()

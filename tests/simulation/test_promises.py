@@ -61,6 +61,11 @@ def staged(
     return world
 
 
+async def kill_in_mid_call(world: World) -> None:
+    calling = {call.supervisor for call in world.judge.calls if call.answer is None}
+    await world.kill(next(life for life in world.living if life.name in calling))
+
+
 def states(world: World) -> set[State]:
     return {row.standing.state for row in world.store.rows.values()}
 
@@ -73,7 +78,7 @@ def test_a_killed_supervisor_loses_nothing_and_what_it_had_called_is_asked_about
     async def scene(world: World) -> None:
         await world.post(*[world.message() for _ in range(100)])
         await trio.sleep(0.5)
-        await world.kill(world.lives[0])
+        await kill_in_mid_call(world)
 
     world = staged(scene, scripts={"one": Script(latency_s=0.4)}, seed=seed)
     cut_off = [call for call in world.judge.calls if call.answer is None]
@@ -86,7 +91,7 @@ def test_without_a_way_to_ask_a_death_costs_a_second_call_for_what_was_in_the_ai
     async def scene(world: World) -> None:
         await world.post(*[world.message() for _ in range(100)])
         await trio.sleep(0.5)
-        await world.kill(world.lives[0])
+        await kill_in_mid_call(world)
 
     retried = sms(unknown=UnknownRule.RETRY)
     world = staged(scene, retried, scripts={"one": Script(latency_s=0.4, can_ask=False)})
@@ -99,7 +104,7 @@ def test_what_a_dead_supervisor_had_claimed_is_taken_over_within_the_bounds_of_i
     async def scene(world: World) -> None:
         await world.post(*[world.message() for _ in range(30)])
         await trio.sleep(0.3)
-        await world.kill(world.lives[0])
+        await kill_in_mid_call(world)
 
     world = staged(scene, scripts={"one": Script(latency_s=0.4)})
     assert max(call.began_s for call in world.judge.calls) < 0.3 + TAKEOVER_S

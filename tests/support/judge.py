@@ -55,15 +55,13 @@ class BreakerChange:
 
 @dataclass(slots=True)
 class Judge:
-    """`troubled`: when a supervisor was dead or cut off (name, from, to): what it did then need have reached nobody.
-    `entries`: the breakers' records as last seen, to tell a change by."""
+    """`troubled`: when a supervisor was dead or cut off (name, from, to): what it did then need have reached nobody."""
 
     store: Store
     providers: Mapping[str, ProviderSettings]
     epoch_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
     breakers: dict[str, list[BreakerChange]] = field(default_factory=lambda: defaultdict(list))
-    entries: dict[str, object] = field(default_factory=dict)
     accepted: dict[str, tuple[Message, float]] = field(default_factory=dict)
     cancelled: dict[str, float] = field(default_factory=dict)
     troubled: list[tuple[str, float, float]] = field(default_factory=list)

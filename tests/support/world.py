@@ -1,36 +1,30 @@
-"""Whole supervisors in virtual time: the real trees of actors, over one ledger and one Redis in memory, with providers
-that follow a script. Any of them can be killed, cut off from a store, joined by others or drained; either store can
-lose its data, its answers, or be away.
-
-Nothing in here is a model of the product: what runs is what runs in production, but for the adapters.
+"""Whole supervisors in virtual time, as a fleet of `heliograph simulate`, with providers that follow a script and a
+judge who looks on. Any of them can be killed, cut off from a store, joined by others or drained; either store can lose
+its data, its answers, or be away.
 """
 
 from __future__ import annotations
 
-import inspect
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 from typing import Any
 
 import trio
 
-from heliograph.actors.kernel.clock import VirtualClock
-from heliograph.actors.kernel.supervision import Group, Supervisor
-from heliograph.actors.ledger.memory import memory_ledger
 from heliograph.actors.model.attempt import Answer, Outcome, ProviderCall, Settled
-from heliograph.actors.model.errors import HeliographError, LedgerDown, QueueDown
+from heliograph.actors.model.errors import HeliographError, LedgerDown
 from heliograph.actors.model.identity import new_id
 from heliograph.actors.model.message import Message, State
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.actors.model.settings import Config, DeadLetterSettings, DeliverySettings
 from heliograph.actors.ports.coordination import BreakerRecord
 from heliograph.actors.ports.courier import Begin
-from heliograph.actors.ports.ledger import Acceptance, Accepted, Ledger
-from heliograph.actors.queue.memory import MemoryCoordination, MemoryQueue, MemoryRedis
-from heliograph.actors.tree.node import ROLES, Adapters, Node
+from heliograph.actors.ports.ledger import Acceptance, Accepted
+from heliograph.actors.simulation.fleet import Fleet, Life
+from heliograph.actors.tree.node import ROLES
 from tests.support.builders import a_message
 from tests.support.judge import BreakerChange, Call, Judge
 
@@ -85,6 +79,7 @@ class ScriptedProvider:
 
     async def send(self, calls: Sequence[ProviderCall], begin: Begin) -> Sequence[Answer]:
         await trio.lowlevel.checkpoint()
+        await self._life.cross()
         begin()
         world, now_s = self._world, trio.current_time()
         world.batches += 1
@@ -96,6 +91,7 @@ class ScriptedProvider:
             made.append(Call(self._name, self._life.name, call.message, call.number, now_s, taken, batch=world.batches))
             world.judge.begin(made[-1], now_s, record_lost=self._name not in world.redis.data.breakers)
         await trio.sleep(latency_s)
+        await self._life.cross()
         for each, answer in zip(made, answers, strict=True):
             each.ended_s, each.answer = trio.current_time(), answer
         return answers
@@ -127,81 +123,6 @@ class ScriptedProvider:
 # ----------------------------------------------------------------------------------------------------- supervisors
 
 
-@dataclass(slots=True)
-class Lines:
-    """A supervisor's lines to the stores. What is cut gives no answer, also to what was asked before."""
-
-    ledger: bool = True
-    redis: bool = True
-
-    def to_ledger(self) -> HeliographError | None:
-        return None if self.ledger else LedgerDown("PostgreSQL gave no answer: the line is cut")
-
-    def to_redis(self) -> HeliographError | None:
-        return None if self.redis else QueueDown("Redis gave no answer: the line is cut")
-
-
-class Line:
-    """Any port, over a line that can be cut before a call or before its answer."""
-
-    def __init__(self, port: Any, trouble: Callable[[], HeliographError | None]) -> None:
-        self._port = port
-        self._trouble = trouble
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._port, name)
-        if not inspect.iscoroutinefunction(method):
-            return method
-
-        async def over(*args: Any, **kwargs: Any) -> Any:
-            await trio.lowlevel.checkpoint()
-            if (error := self._trouble()) is not None:
-                raise error
-            result = await method(*args, **kwargs)
-            if (error := self._trouble()) is not None:
-                raise error
-            return result
-
-        return over
-
-
-class WatchedCoordination(MemoryCoordination):
-    """Tells the judge of each change of a breaker."""
-
-    def __init__(self, server: MemoryRedis, judge: Judge, supervisor: str) -> None:
-        super().__init__(server)
-        self._judge = judge
-        self._supervisor = supervisor
-
-    async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
-        in_force = await super().change(provider, expected_epoch=expected_epoch, record=record)
-        entry = self._server.data.breakers.get(provider)
-        if entry is not self._judge.entries.get(provider):  # an epoch may come again after a loss; an object does not
-            self._judge.entries[provider] = entry
-            change = BreakerChange(self._supervisor, trio.current_time(), in_force.epoch, in_force.state)
-            self._judge.breakers[provider].append(change)
-        return in_force
-
-
-@dataclass(eq=False)
-class Life:
-    """One supervisor from its start to its end."""
-
-    name: str
-    node: Node = field(init=False)
-    supervisor: Supervisor = field(init=False)
-    lines: Lines = field(default_factory=Lines)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    runs: trio.Event = field(default_factory=trio.Event)
-    ended: trio.Event = field(default_factory=trio.Event)
-    killed: bool = False
-    left_without_word: bool = False
-
-    @property
-    def living(self) -> bool:
-        return not self.killed and not self.ended.is_set()
-
-
 class World:
     """`seed` draws everything. `ledger_fault` is asked at each of the ledger's calls, as `memory_ledger` says."""
 
@@ -214,14 +135,7 @@ class World:
         seed: int = 0,
         delivery: DeliverySettings = DELIVERY,
     ) -> None:
-        self._nursery = nursery
-        self.clock = VirtualClock(random.Random(seed))
         self.scripts = dict(scripts or {})
-        self.redis = MemoryRedis()
-        self.ledger_down = False
-        self.doubt = 0.0
-        self.ledger: Ledger = memory_ledger(self.clock.now, self._ledger_fault)
-        self.store = self.ledger.delivery.store  # type: ignore[attr-defined]
         self.config = Config(
             redis_url="",
             postgres_url="",
@@ -229,99 +143,71 @@ class World:
             delivery=delivery,
             dead_letters=DeadLetterSettings(auto_retry_s=()),
         )
+        self.doubt = 0.0
+        self.fleet = Fleet(
+            nursery,
+            self.config,
+            lambda life, settings: ScriptedProvider(self, life, settings),
+            lambda _: "IN",
+            draw=random.Random(seed),
+            ledger_fault=self._in_doubt,
+            breaker_changed=self._breaker_changed,
+        )
+        self.clock = self.fleet.clock
+        self.redis = self.fleet.redis
+        self.ledger = self.fleet.ledger
+        self.store = self.fleet.store
+        self.lives = self.fleet.lives
         self.judge = Judge(self.store, {p.name: p for p in providers})
-        self.lives: list[Life] = []
         self.batches = 0
         self._posting = 0
 
-    def _ledger_fault(self, call: str) -> None:
-        if self.ledger_down:
-            raise LedgerDown("PostgreSQL gave no answer")
+    def _in_doubt(self, call: str) -> None:
         if self.doubt and call.endswith("/done") and self.clock.random.random() < self.doubt:
             raise LedgerDown("PostgreSQL gave no answer to a commit")
+
+    def _breaker_changed(self, life: Life, provider: str, in_force: BreakerRecord) -> None:
+        change = BreakerChange(life.name, trio.current_time(), in_force.epoch, in_force.state)
+        self.judge.breakers[provider].append(change)
 
     # -------------------------------------------------------------------------------------------- supervisors
 
     @property
     def living(self) -> list[Life]:
-        return [life for life in self.lives if life.living]
+        return self.fleet.living
 
     async def start(self, count: int = 1, roles: frozenset[str] = ROLES) -> Life:
         """Start so many, and wait until they run, or are killed before they do."""
         for _ in range(count):
-            life = Life(f"s{len(self.lives) + 1}")
-            life.node = Node(self.config, self._adapters(life), roles=roles, supervisor=life.name, clock=self.clock)
-            life.supervisor = Supervisor(Group(name="heliograph", children=life.node.children()), self.clock)
-            self.lives.append(life)
-            await self._nursery.start(self._live, life)
+            life = await self.fleet.start(f"s{len(self.lives) + 1}", roles)
         return life
-
-    def _adapters(self, life: Life) -> Adapters:
-        ledger: dict[str, Any] = {
-            part.name: Line(getattr(self.ledger, part.name), life.lines.to_ledger) for part in fields(Ledger)
-        }
-        coordination: Any = Line(WatchedCoordination(self.redis, self.judge, life.name), life.lines.to_redis)
-        queue: Any = Line(MemoryQueue(self.redis, life.name), life.lines.to_redis)
-        return Adapters(
-            ledger=Ledger(**ledger),
-            queue=queue,
-            coordination=coordination,
-            couriers={p.name: ScriptedProvider(self, life, p) for p in self.config.providers},
-            country_of=lambda _: "IN",
-        )
-
-    async def _live(self, life: Life, task_status: trio.TaskStatus[None]) -> None:
-        with life.scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(life.supervisor.run)
-                life.runs.set()
-                task_status.started()
-        life.ended.set()
-        if not life.runs.is_set():
-            task_status.started()
 
     async def kill(self, life: Life) -> None:
         """SIGKILL: not another word reaches a store, and what was in memory is gone."""
-        now_s = trio.current_time()
-        self.judge.troubled.append((life.name, now_s, inf))
-        life.killed = True
-        life.lines.ledger = life.lines.redis = False
-        life.scope.cancel()
-        await life.ended.wait()
+        self.judge.troubled.append((life.name, trio.current_time(), inf))
+        await self.fleet.kill(life)
 
     async def drain(self, life: Life) -> None:
         """SIGTERM. What it cannot hand over since a store is away, others find as they find a death."""
         self._note_trouble(life)
-        await life.supervisor.drain()
-        await life.ended.wait()
+        await self.fleet.drain(life)
         self._note_trouble(life)
-        try:
-            life.left_without_word = not await life.node.leave()
-        except (LedgerDown, QueueDown):
-            life.left_without_word = True
 
     def _note_trouble(self, life: Life) -> None:
-        if self.ledger_down or self.doubt or not life.lines.ledger:
+        if self.fleet.ledger_down or self.doubt or not life.ledger.whole:
             self.judge.troubled.append((life.name, trio.current_time(), inf))
 
     async def cut(self, life: Life, for_s: float, *, ledger: bool = False, redis: bool = False) -> None:
-        began_s = trio.current_time()
-        life.lines.ledger, life.lines.redis = not ledger, not redis
         if ledger:
+            began_s = trio.current_time()
             self.judge.troubled.append((life.name, began_s, began_s + for_s))
-        await trio.sleep(for_s)
-        if life.living:
-            life.lines.ledger = life.lines.redis = True
+        await self.fleet.cut(life, for_s, ledger=ledger, redis=redis)
 
     async def ledger_away(self, for_s: float) -> None:
-        self.ledger_down = True
-        await trio.sleep(for_s)
-        self.ledger_down = False
+        await self.fleet.ledger_away(for_s)
 
     async def redis_away(self, for_s: float) -> None:
-        self.redis.down(True)
-        await trio.sleep(for_s)
-        self.redis.down(False)
+        await self.fleet.redis_away(for_s)
 
     # ------------------------------------------------------------------------------------------------- traffic
 
