@@ -39,7 +39,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         await shutdown_trigger()
 
     monkeypatch.setattr(module, "serve_monitor", serve_monitor)
-    monkeypatch.setattr(module, "serve_gateway", serve_gateway)
+    monkeypatch.setattr("heliograph.gateway.app.serve_gateway", serve_gateway)
     yield
     structlog.contextvars.clear_contextvars()
 
@@ -210,7 +210,7 @@ async def test_a_port_that_is_taken_ends_with_1_at_once(
         await trio.lowlevel.checkpoint()
         raise ConfigurationError("gateway.bind: 127.0.0.1:8080 is taken; choose another port")
 
-    monkeypatch.setattr(module, "serve_gateway", serve_gateway)
+    monkeypatch.setattr("heliograph.gateway.app.serve_gateway", serve_gateway)
     run = await Run(world).start(nursery)
     assert await run.ends(within_s=1) == 1
     assert capsys.readouterr().err == "heliograph: gateway.bind: 127.0.0.1:8080 is taken; choose another port\n"
