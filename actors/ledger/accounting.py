@@ -112,7 +112,8 @@ RETURNING id, reason"""
 
 # Claims that nobody has ended though their time was over long ago: no supervisor is there to do it, or none can.
 OVERDUE: Final = f"""
-SELECT {TRACKED}, k.number, k.provider, k.supervisor, k.started_at
+SELECT {TRACKED}, k.number, k.provider, k.supervisor, k.started_at,
+       extract(epoch FROM k.reclaim_at - now())::double precision
 FROM claims AS k JOIN messages AS m ON m.id = k.message_id JOIN contents AS c USING (id)
 WHERE k.reclaim_at <= now() - %s * interval '1 second'
 ORDER BY k.reclaim_at LIMIT %s"""  # noqa: S608 - all its parts are constants of ours
