@@ -181,7 +181,7 @@ class Overdue:
     provider: str
     supervisor: str
     started_at: datetime
-    due_in_s: float
+    due_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,7 +493,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Name of the lists in use, and the Redis server (`run_id`) that they were made on. `filled` once they hold all."""
+    """Name of the lists in use, and `Queue.server` as it was when they were made. `filled` once they hold all."""
 
     name: str
     run_id: str
