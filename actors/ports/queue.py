@@ -31,7 +31,7 @@ class Later:
 
 class Queue(Protocol):
     async def server(self) -> str:
-        """The `run_id` of the Redis server that answers now (read at each new connection)."""
+        """The Redis server that answers now, and the history of its data: another after a restart or a failover."""
 
     async def current(self) -> str | None:
         """The generation's name that Redis holds; None after a loss of its data."""

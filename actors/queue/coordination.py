@@ -5,12 +5,13 @@ Keys, all of one provider under one hash tag:
     heliograph:breaker:{name}            hash: epoch, state, since, until, openings, successes, failures, refused
     heliograph:permits:{name}            half-open permits of that epoch, by the time they run out
     heliograph:pause:{name}              there while nobody gets a slot
+    heliograph:last:{name}               which bucket was used last
     heliograph:bucket:{name}:<run_id>    when the bucket will have leaked empty, microseconds of Redis' clock
     heliograph:quota:{name}:<run_id>:<length of a part>    hash: the ring of `policy.quota`
 
-The keys of the bucket and of the quota name the server's run: one that was started on an older file finds neither. A
-missing bucket is an empty one, and a missing ring is seeded from the ledger, where old ones would let calls through
-that were made already.
+The keys of the bucket and of the quota name the server's run: one that was started on an older file, or promoted, finds
+neither, and one that was left and came back takes neither for good. A missing bucket is an empty one, and a missing
+ring is seeded from the ledger, where old ones would let calls through that were made already.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from heliograph.actors.ports.coordination import (
 from heliograph.actors.queue.link import Exchange, Link, Replaced, Run, Script, open_links
 from heliograph.actors.queue.slots import SlotClock
 
-RESERVE: Final = Script.load("breaker", "quota", "reserve")
+RESERVE: Final = Script.load("breaker", "last", "quota", "reserve")
 RECORD: Final = Script.load("breaker", "record")
-USED: Final = Script.load("breaker", "quota", "used")
-SEED: Final = Script.load("breaker", "quota", "seed")
+USED: Final = Script.load("breaker", "last", "quota", "used")
+SEED: Final = Script.load("breaker", "last", "quota", "seed")
 CHANGE: Final = Script.load("breaker", "change")
 PERMIT: Final = Script.load("breaker", "permit")
 CLOSE_PERMIT: Final = Script.load("breaker", "close_permit")
@@ -106,7 +107,7 @@ class RedisCoordination:
         """The keys depend on who answers. Where that is another server than before, nothing was sent to it."""
         while True:
             run_id = self._run_id or await self._link.server()
-            keys = [*_keys(provider), f"heliograph:bucket:{{{provider}}}:{run_id}"]
+            keys = [*_keys(provider), f"heliograph:last:{{{provider}}}", f"heliograph:bucket:{{{provider}}}:{run_id}"]
             if quota is not None:
                 keys.append(f"heliograph:quota:{{{provider}}}:{run_id}:{part_us(quota)}")
             try:

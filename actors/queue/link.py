@@ -145,6 +145,11 @@ class Link:
         """The `run_id` of the server that answers now."""
         return (await self.exchange([("PING",)])).run_id
 
+    async def lineage(self) -> str:
+        """That, and the history of its data: another one after each failover, though the server be an old friend."""
+        server, replication = (await self.exchange([("INFO", "server"), ("INFO", "replication")])).replies
+        return f"{_told(server, 'run_id')}.{_told(replication, 'master_replid')}"
+
     async def call(self, *command: Argument, on: str | None = None) -> Any:
         return (await self.exchange([command], on=on)).replies[0]
 
@@ -195,7 +200,7 @@ class Link:
             except _Refused:
                 await self._hang_up()
                 raise
-            self._run_id = next(text[7:] for text in server.splitlines() if text.startswith("run_id:"))
+            self._run_id = _told(server, "run_id")
         if on is not None and on != self._run_id:
             raise Replaced(f"the Redis server {on} was replaced by {self._run_id}")
         return line
@@ -207,6 +212,10 @@ class Link:
 
     async def aclose(self) -> None:
         await self._hang_up()
+
+
+def _told(info: str, name: str) -> str:
+    return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(f"{name}:")), "")
 
 
 def _accepted(replies: list[Any]) -> list[Any]:

@@ -132,14 +132,14 @@ class RedisQueue:
         self._former: dict[str, float] = {}
 
     async def server(self) -> str:
-        return await self._link.server()
+        return await self._link.lineage()
 
     async def current(self) -> str | None:
         names = (await self._link.exchange([("GET", marker(channel)) for channel in Channel])).replies
         return names[0] if names[0] == names[-1] else None
 
     async def open(self, generation: str, *, over: str | None = None) -> None:
-        server = await self.server()
+        server = await self._link.server()
         with _stale():
             for channel in Channel:
                 before = await self._link.run(OPEN, [marker(channel)], [generation, over or ""], on=server)

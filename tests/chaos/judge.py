@@ -49,7 +49,7 @@ class Attempt:
     def known_accepted_s(self) -> float | None:
         """Since when it is written that the provider took it."""
         if self.outcome == "accepted":
-            return self.finished_s
+            return max(self.started_s, self.finished_s)  # the second by the clock of whoever called, which may be set
         return self.settled_s if self.settled == "accepted" else None
 
 

@@ -88,6 +88,25 @@ async def test_lists_of_a_former_generation_are_removed_after_a_while(
             assert await take(queue) == [7]
 
 
+async def test_a_server_that_comes_back_from_a_failover_is_another(
+    two_servers: tuple[RedisServer, RedisServer],
+) -> None:
+    """Its lists are those that the other one had copied: older than what it once had. (Chaos, seed 269.)"""
+    async with trio.open_nursery() as nursery:
+        world = QueueWorld(nursery, *two_servers)
+        await world.start()
+        queue = await world.queue("a")
+        seen = [await queue.server()]
+        for _ in range(2):
+            await world.fail_over()
+            with pytest.raises(QueueDown):
+                await queue.server()
+            seen.append(await queue.server())
+            assert await queue.server() == seen[-1]
+        assert len(set(seen)) == 3
+        await world.close()
+
+
 async def test_a_server_that_forgot_the_scripts_is_sent_them_again(redis_url: str) -> None:
     async with open_queue(redis_url, "a") as queue:
         await queue.open("g1")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import trio
 import trio.testing
 
+from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 from tests.support.services import RedisServer
 
@@ -57,6 +58,19 @@ class RedisWorld:
     async def replace(self) -> None:
         self._servers.reverse()
         self._proxy.lead_to(_port(self.server))
+
+    async def fail_over(self) -> None:
+        """The other one has copied all there is, and answers from now on."""
+        before, after = self._servers
+        after.ask("CONFIG", "SET", "masterauth", urlsplit(before.url).password or "")
+        after.ask("REPLICAOF", "127.0.0.1", before.port)
+
+        async def follows() -> bool:
+            return after.follows
+
+        await eventually(follows)
+        after.ask("REPLICAOF", "NO", "ONE")
+        await self.replace()
 
     def down(self, is_down: bool) -> None:
         self._proxy.cut(is_down)

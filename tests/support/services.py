@@ -177,6 +177,12 @@ class RedisServer(Server):
         with redis.Redis.from_url(self.url) as client:
             client.execute_command(*command)
 
+    @property
+    def follows(self) -> bool:
+        """It has copied what its master has."""
+        with redis.Redis.from_url(self.url) as client:
+            return bool(client.info("replication").get("master_link_status") == "up")
+
 
 def wait_until(true: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + within_s

@@ -10,17 +10,17 @@ local horizon, cost = tonumber(ARGV[4]), tonumber(ARGV[5])
 if redis.call('HGET', KEYS[1], 'state') == 'open' or redis.call('EXISTS', KEYS[3]) == 1 then want = 0 end
 
 local empty = now + tonumber(ARGV[6]) + burst * interval
-local level = ARGV[7] == '0' and redis.call('GET', KEYS[4])
+local level = ARGV[7] == '0' and redis.call('GET', KEYS[5])
 if level then empty = math.min(tonumber(level), empty) end
 
 local used, part, made, room
-if KEYS[5] then
-  if ARGV[7] ~= '0' then redis.call('DEL', KEYS[5]) end
-  part, used, made = turned(KEYS[5], tonumber(ARGV[8]))
+if KEYS[6] then
+  if ARGV[7] ~= '0' then redis.call('DEL', KEYS[6]) end
+  part, used, made = turned(KEYS[6], tonumber(ARGV[8]))
   if not part then
     want = 0
   else
-    used = given_back(KEYS[5], part, used, made, ARGV[10])
+    used = given_back(KEYS[6], part, used, made, ARGV[10])
     room = math.max(0, math.floor((tonumber(ARGV[9]) - used) / cost))
   end
 end
@@ -35,17 +35,17 @@ while #slots < want do
   empty = math.max(empty, slot) + cost * interval
   slots[#slots + 1] = at(math.ceil(slot))
 end
-redis.call('SET', KEYS[4], at(math.ceil(empty)), 'PX', at(math.max(0, empty - now) / 1000 + 86400000))
+redis.call('SET', KEYS[5], at(math.ceil(empty)), 'PX', at(math.max(0, empty - now) / 1000 + 86400000))
 local quota = ''
-if KEYS[5] and not part then
+if KEYS[6] and not part then
   quota = 'lost'
 elseif part then
   local taken = #slots * cost
   used = used + taken
-  if taken > 0 then redis.call('HINCRBY', KEYS[5], at(part % KEPT), at(taken)) end
-  redis.call('HSET', KEYS[5], 'total', at(used))
+  if taken > 0 then redis.call('HINCRBY', KEYS[6], at(part % KEPT), at(taken)) end
+  redis.call('HSET', KEYS[6], 'total', at(used))
   local free = 0
-  if binds and #slots == want then free = opens(KEYS[5], tonumber(ARGV[8]), part, used, tonumber(ARGV[9]), cost) end
+  if binds and #slots == want then free = opens(KEYS[6], tonumber(ARGV[8]), part, used, tonumber(ARGV[9]), cost) end
   quota = at(used) .. ' ' .. made .. ' ' .. at(part) .. ' ' .. at(free)
 end
 return word(at(math.ceil(math.max(empty - slack, now))), table.concat(slots, ' '), quota)
