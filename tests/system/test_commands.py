@@ -93,7 +93,7 @@ def test_messages_are_listed_and_shown_with_their_attempts(system: System) -> No
     assert [attempt["outcome"] for attempt in system.json("messages", "show", made["id"])["attempts"]] == ["accepted"]
     plain = system.command("messages", "show", made["id"])
     assert "accepted" in plain.stdout
-    missing = system.command("messages", "show", made["id"][:-1] + "0")
+    missing = system.command("messages", "show", "msg_" + "0" * 26)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr.startswith("heliograph: 404")
 
