@@ -44,8 +44,9 @@ def main() -> int:
     if asked.sum:
         _say(json.dumps(_sum(_rows(asked.file)), indent=1))
         return 0
-    for number in (signal.SIGINT, signal.SIGQUIT):  # a shell without job control has them ignored in all we start
-        signal.signal(number, signal.SIG_DFL)
+    # A shell without job control has these ignored, here and in all we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if asked.runs == 1:
         seeds = [asked.seed if asked.seed is not None else random.randrange(10**6)]
         results: dict[int, str] = {}
