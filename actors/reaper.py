@@ -24,7 +24,7 @@ log = structlog.get_logger()
 EVERY_S: Final = 1.0
 AHEAD_S: Final = 2 * EVERY_S
 """More than lies between two looks, so that each is seen coming."""
-SOON_S: Final = 0.05
+SOON_S: Final = 0.1
 """Within so much of its time an overdue claim is looked at, not by all supervisors in the same instant."""
 AFTER_OUTAGE_S: Final = 5.0
 MOST: Final = 200
@@ -39,6 +39,7 @@ class Reaper:
     async def run(self, inbox: Inbox[None]) -> None:
         wait_s = self._until_next(())
         away, still_until_s = False, -inf
+        told_s: dict[tuple[str, int], float] = {}
         while True:
             await inbox.receive(wait_s)
             if inbox.closed:
@@ -52,11 +53,15 @@ class Reaper:
             overdue = [each for each in seen if each.due_in_s <= 0]
             wait_s = self._until_next(seen[len(overdue) :])
             now_s = self._clock.boot_s()
+            told_s = {key: told_s[key] for key in map(_key, overdue) if key in told_s}
             if away:
                 away, still_until_s = False, now_s + AFTER_OUTAGE_S
             if now_s < still_until_s:  # it goes on looking: another outage begins the wait anew
                 continue
             for each in overdue:
+                if now_s - told_s.get(_key(each), -inf) < EVERY_S:
+                    continue  # it is with the journal
+                told_s[_key(each)] = now_s
                 log.warning(
                     "attempt.overdue", message_id=each.tracked.message.id, number=each.number, provider=each.provider,
                     owner=each.supervisor,
@@ -72,4 +77,8 @@ class Reaper:
     def _until_next(self, coming: Sequence[Overdue]) -> float:
         chance = self._clock.random.random()
         wait_s = EVERY_S * (1 + chance / 2)
-        return min(wait_s, coming[0].due_in_s + SOON_S * chance) if coming else wait_s
+        return min(wait_s, coming[0].due_in_s + SOON_S * (1 + chance) / 2) if coming else wait_s
+
+
+def _key(overdue: Overdue) -> tuple[str, int]:
+    return overdue.tracked.message.id, overdue.number

@@ -18,7 +18,7 @@ from tests.support.couriers import ACCEPTED
 from tests.support.journal_world import HOLD_S, JournalWorld
 from tests.support.stage import Stage
 
-LOOKS_S = 0.05
+LOOKS_S = 0.1
 """After its time an attempt is closed within so much."""
 
 
@@ -187,6 +187,23 @@ async def test_it_waits_for_a_journal_that_is_behind(
     gate.set()
     await trio.sleep(0.1)
     assert len(journal.told) == 3, "one page, however long it took"
+
+
+async def test_what_it_has_told_of_it_does_not_tell_again_at_once(stage: Stage, autojump_clock: object) -> None:
+    """However often others make it look: a journal that is slow already would get the slower. (Chaos, seed 297.)"""
+    journal = Listens()
+    dead = JournalWorld(stage, "dead")
+    first = await dead.under_way(3)
+    await reaper_for(stage, journal)
+    for _ in range(20):
+        await trio.sleep(0.05)
+        await dead.under_way()
+    await trio.sleep(HOLD_S - 1.0 + 0.9)
+    told = [each.tracked.message.id for each in journal.told]
+    assert sorted(told[:3]) == sorted(each.message.id for each in first)
+    assert len(told) == len(set(told))
+    await trio.sleep(10)
+    assert len(journal.told) > len(told), "where the word was lost, it is told again"
 
 
 async def test_told_to_finish_it_ends_at_once(stage: Stage, autojump_clock: object) -> None:

@@ -81,7 +81,8 @@ LOG: Final = """
 SELECT m.id, c.recipient, m.state, m.reason, coalesce(json_agg(json_build_object(
     'number', a.number, 'provider', a.provider, 'outcome', a.outcome, 'code', a.code, 'settled', a.settled,
     'started_s', extract(epoch FROM a.started_at), 'finished_s', extract(epoch FROM a.finished_at),
-    'settled_s', extract(epoch FROM a.settled_at)) ORDER BY a.number) FILTER (WHERE a.number IS NOT NULL), '[]')
+    'written_s', extract(epoch FROM pg_xact_commit_timestamp(a.xmin))
+) ORDER BY a.number) FILTER (WHERE a.number IS NOT NULL), '[]')
 FROM messages m JOIN contents c USING (id) LEFT JOIN attempts a ON a.message_id = m.id
 GROUP BY m.id, c.recipient, m.state, m.reason
 """
@@ -116,7 +117,7 @@ class Ground:
     """What runs can share, one after the other: a PostgreSQL, with an empty system to copy and the key to it."""
 
     def __init__(self) -> None:
-        self.postgres = PostgresServer(durable=True)
+        self.postgres = PostgresServer("track_commit_timestamp=on", durable=True)
         self.postgres.administer(sql.SQL("CREATE DATABASE ground"))
         with tempfile.TemporaryDirectory(prefix="heliograph-chaos-") as home:
             config = Path(home) / "ground.toml"

@@ -34,7 +34,7 @@ ROUNDING: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A row of the log; times in seconds since 1970."""
+    """A row of the log; times in seconds since 1970. `written_s`: when its last change was committed."""
 
     number: int
     provider: str
@@ -42,15 +42,13 @@ class Attempt:
     code: str | None
     started_s: float
     finished_s: float
+    written_s: float
     settled: str | None = None
-    settled_s: float | None = None
 
     @property
     def known_accepted_s(self) -> float | None:
         """Since when it is written that the provider took it."""
-        if self.outcome == "accepted":
-            return max(self.started_s, self.finished_s)  # the second by the clock of whoever called, which may be set
-        return self.settled_s if self.settled == "accepted" else None
+        return self.written_s if "accepted" in (self.outcome, self.settled) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,13 +100,14 @@ class Server:
 
 
 class PostgresServer(Server):
-    """`fresh` makes databases; each clones `template` (a name) or is empty."""
+    """`fresh` makes databases; each clones `template` (a name) or is empty. `settings`: `name=value` of the server."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *settings: str, durable: bool = False) -> None:
         folder = _folder()
         service = embedded.Postgres(folder, embedded.free_port(None), embedded.make_secret())
         self._numbers = itertools.count(1)
-        super().__init__(service, folder, self._answers_to_us, *(() if durable else _NOT_DURABLE))
+        extra = [word for setting in settings for word in ("-c", setting)]
+        super().__init__(service, folder, self._answers_to_us, *extra, *(() if durable else _NOT_DURABLE))
 
     def address(self, database: str) -> str:
         return f"{self.url.rpartition('/')[0]}/{database}"

@@ -41,7 +41,7 @@ def _call(number: int = 1, at_s: float = 100.0, *, taken: bool = True, answer: s
 
 
 def _attempt(number: int = 1, outcome: str = "accepted", *, began_s: float = 99.9) -> Attempt:
-    return Attempt(number, "first", outcome, None, began_s, began_s + 0.2)
+    return Attempt(number, "first", outcome, None, began_s, began_s + 0.2, written_s=began_s + 0.21)
 
 
 def _verdict(calls: Sequence[Call], attempts: Sequence[Attempt], state: str = "sent") -> Verdict:
@@ -121,7 +121,7 @@ def test_it_sees_a_call_that_was_doubled(first: str) -> None:
 
 
 def test_it_sees_a_call_for_what_was_known_to_be_taken() -> None:
-    settled = replace(_attempt(outcome="unknown"), settled="accepted", settled_s=100.5)
+    settled = replace(_attempt(outcome="unknown"), settled="accepted", written_s=100.5)
     late = _verdict([_call(), _call(2, 101.0)], [settled, _attempt(2, began_s=100.9)])
     assert any("known to be taken" in wrong for wrong in late.wrong)
     racing = _verdict([_call(), _call(2, 101.0)], [settled, _attempt(2, began_s=100.4)])
