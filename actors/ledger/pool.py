@@ -8,9 +8,7 @@ away. Whoever calls gets rows, `LedgerDown`, or, where our own SQL is wrong, the
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self, TypeVar
 
@@ -24,10 +22,10 @@ from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
+from heliograph.actors.ledger.statement import Params, Statements
 from heliograph.actors.model.errors import LedgerDown
 
 T = TypeVar("T")
-Params = Sequence[object] | Mapping[str, object]
 
 CONNECT_LIMIT_S: Final = 5.0
 STATEMENT_LIMIT_S: Final = 5.0
@@ -73,6 +71,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     """`writer` names the rows of `tallies` that are this connection's own."""
 
     writer: str = ""
+    _statements: Statements
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         super().__init__(pgconn)
@@ -95,9 +94,9 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
                 failure = error
                 continue
             connection._autocommit = True  # transactions are begun by name, see Pool.transact
-            connection.prepare_threshold = 0
             connection.writer = writer
             connection.adapters.register_loader("json", _JsonLoader)
+            connection._statements = Statements(connection)
             return connection
         raise failure or psycopg.OperationalError("the URL names no address")
 
@@ -111,11 +110,9 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             result: RV = stop.value
             return result
 
-    async def rows(self, query: LiteralString, params: Params = (), *, prepare: bool | None = None) -> list[TupleRow]:
+    async def rows(self, query: LiteralString, params: Params = (), *, prepare: bool = True) -> list[TupleRow]:
         """Run one statement; its rows, or [] where it answers none. `prepare` False: its text is seldom the same."""
-        cursor = self.cursor(binary=True)
-        await cursor.execute(query, params, prepare=prepare)
-        return await cursor.fetchall() if cursor.description is not None else []
+        return await self.wait(self._statements.run(query, params, prepare=prepare))
 
     async def command(self, word: LiteralString) -> None:
         """BEGIN, COMMIT or ROLLBACK: the shortest way to the server."""
@@ -154,7 +151,7 @@ class Pool:
         query: LiteralString,
         params: Params = (),
         *,
-        prepare: bool | None = None,
+        prepare: bool = True,
         limit_s: float = STATEMENT_LIMIT_S + MARGIN_S,
     ) -> list[TupleRow]:
         """One statement, a transaction of its own."""
@@ -173,16 +170,26 @@ class Pool:
     ) -> T:
         """`work` is one statement, a transaction of its own, and may be run several times. With `shield` only the
         time limit can cut it off."""
-        with _down_means_down(limit_s) as tried, trio.fail_after(limit_s, shield=shield):
-            for repeat in range(REPEATS):
-                try:
-                    async with self._connection() as connection:
-                        tried.asked = True
+        asked = False
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + limit_s, shield=shield):
+                for repeat in range(REPEATS):
+                    slot, connection = await self._take()
+                    asked = True
+                    try:
                         return await work(connection)
-                except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-                    if repeat == REPEATS - 1:
-                        raise
-            raise AssertionError("unreachable")
+                    except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                        if repeat == REPEATS - 1:
+                            raise
+                    finally:
+                        self._put_back(slot, connection)
+        except psycopg.Error as error:
+            if not _means_down(error):
+                raise
+            raise LedgerDown(f"PostgreSQL cannot answer: {_in_short(error)}", asked=asked) from error
+        except trio.TooSlowError:  # in making a connection
+            pass
+        raise LedgerDown(f"PostgreSQL gave no answer within {limit_s:g} s", asked=asked)
 
     async def transact(
         self,
@@ -216,16 +223,21 @@ class Pool:
         while self._idle:
             self._idle.pop()[1].discard()
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        async with self._room:
-            slot, connection = self._from_idle()
-            try:
-                if connection is None:
-                    connection = await self._open(slot)
-                yield connection
-            finally:
-                self._put_back(slot, connection)
+    async def _take(self) -> tuple[int, Connection]:
+        """One that is idle, without a wait; else a new one, or whichever is put back first."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._room.acquire_nowait()
+        except trio.WouldBlock:
+            await self._room.acquire()
+        slot, connection = self._from_idle()
+        if connection is not None:
+            return slot, connection
+        try:
+            return slot, await self._open(slot)
+        except BaseException:
+            self._put_back(slot, None)
+            raise
 
     def _from_idle(self) -> tuple[int, Connection | None]:
         while self._idle:
@@ -237,6 +249,7 @@ class Pool:
         return self._unused.pop(), None
 
     def _put_back(self, slot: int, connection: Connection | None) -> None:
+        self._room.release()
         if connection is not None and connection.idle and not self._closed:
             self._idle.append((slot, connection))
             return
@@ -247,27 +260,6 @@ class Pool:
     async def _open(self, slot: int) -> Connection:
         with trio.fail_after(CONNECT_LIMIT_S):
             return await Connection.open(self._url, application=self._application, writer=f"{self._writer}{slot}")
-
-
-@dataclass(slots=True)
-class _Tried:
-    """`asked`: there was a connection to ask on."""
-
-    asked: bool = False
-
-
-@contextmanager
-def _down_means_down(limit_s: float) -> Iterator[_Tried]:
-    """What means that PostgreSQL cannot now becomes LedgerDown; an error in what we asked stays as it is."""
-    tried = _Tried()
-    try:
-        yield tried
-    except trio.TooSlowError as error:
-        raise LedgerDown(f"PostgreSQL gave no answer within {limit_s:g} s", asked=tried.asked) from error
-    except psycopg.Error as error:
-        if not _means_down(error):
-            raise
-        raise LedgerDown(f"PostgreSQL cannot answer: {_in_short(error)}", asked=tried.asked) from error
 
 
 def _means_down(error: psycopg.Error) -> bool:

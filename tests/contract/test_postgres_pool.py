@@ -245,3 +245,32 @@ async def test_a_lock_that_is_not_given_is_ledger_down(postgres_url: str) -> Non
         async with pool_of(postgres_url) as pool:
             with pytest.raises(LedgerDown, match="lock timeout"):
                 await pool.transact(work)
+
+
+async def test_values_are_found_by_place_or_by_name(postgres_url: str) -> None:
+    async with pool_of(postgres_url) as pool:
+        assert await pool.rows("SELECT %s || %s LIKE 'a%%'", ("a", "b")) == [(True,)]
+        assert await pool.rows("SELECT %(b)s || %(a)s || %(b)s", {"a": "a", "b": "b"}) == [("bab",)]
+        rows = await pool.rows("SELECT * FROM unnest(%s::text[], %s::integer[])", (["x", "y"], [1, None]))
+        assert rows == [("x", 1), ("y", None)]
+
+
+async def test_a_statement_is_prepared_once_for_each_types_of_its_values(postgres_url: str) -> None:
+    kept = "SELECT statement FROM pg_prepared_statements WHERE statement LIKE 'SELECT $1%%'"
+    async with pool_of(postgres_url, size=1) as pool:
+        for value in ("a", "b", None, 1):
+            assert await pool.rows("SELECT %s", (value,)) == [(value,)]
+        assert await pool.rows("SELECT %s AS seldom", ("c",), prepare=False) == [("c",)]
+        assert [text for (text,) in await pool.rows(kept)] == ["SELECT $1"] * 2, "one for text, one for a number"
+
+
+async def test_a_connection_outlives_what_the_server_refuses(postgres_url: str) -> None:
+    async with pool_of(postgres_url, size=1) as pool:
+        before = await backend(pool)
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await pool.rows("SELECT 1 / %s", (0,))
+            with pytest.raises(psycopg.errors.UndefinedColumn):
+                await pool.rows("SELECT nothing")
+        assert await pool.rows("SELECT 1 / %s", (1,)) == [(1,)]
+        assert await backend(pool) == before
