@@ -1,6 +1,6 @@
 """The coordination on Redis: a provider's bucket, its pause, and its breaker's record.
 
-Keys, all of one provider under one hash tag:
+Keys, all of one provider under one hash tag, for which there is one connection:
 
     heliograph:breaker:{name}            hash: epoch, state, since, until, openings, successes, failures, refused
     heliograph:permits:{name}            half-open permits of that epoch, by the time they run out
@@ -56,10 +56,11 @@ def _keys(provider: str) -> list[str]:
 class RedisCoordination:
     """`ports.coordination.Coordination`. Made by `open_coordination`."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link_to: Callable[[str], Link]) -> None:
+        self._link_to = link_to
+        self._links: dict[str, Link] = {}
+        self._run_ids: dict[str, str] = {}
         self._slots = SlotClock()
-        self._run_id: str | None = None
 
     async def reserve(
         self,
@@ -106,16 +107,16 @@ class RedisCoordination:
     ) -> Exchange:
         """The keys depend on who answers. Where that is another server than before, nothing was sent to it."""
         while True:
-            run_id = self._run_id or await self._link.server()
+            run_id = self._run_ids.get(provider) or await self._link(provider).server()
             keys = [*_keys(provider), f"heliograph:last:{{{provider}}}", f"heliograph:bucket:{{{provider}}}:{run_id}"]
             if quota is not None:
                 keys.append(f"heliograph:quota:{{{provider}}}:{run_id}:{part_us(quota)}")
             try:
-                exchange = await self._link.exchange([Run(script, keys, arguments)], on=run_id)
+                exchange = await self._link(provider).exchange([Run(script, keys, arguments)], on=run_id)
             except Replaced:
-                self._run_id = None
+                self._run_ids.pop(provider, None)
             else:
-                self._run_id = run_id
+                self._run_ids[provider] = run_id
                 return exchange
 
     async def used(self, provider: str, ask: QuotaAsk) -> int | Lost:
@@ -127,29 +128,36 @@ class RedisCoordination:
         await self._on_this_run(SEED, provider, [part_us(quota), " ".join(map(str, ages))], quota)
 
     async def record(self, provider: str) -> tuple[BreakerRecord | None, float]:
-        return _parse(*await self._link.run(RECORD, _keys(provider), []))
+        return _parse(*await self._link(provider).run(RECORD, _keys(provider), []))
 
     async def change(self, provider: str, *, expected_epoch: int, record: BreakerRecord) -> BreakerRecord:
         arguments: list[str | int] = [
             expected_epoch, record.epoch, record.state, _us(record.since_s), _us(record.until_in_s), record.openings,
             record.refused,
         ]  # fmt: skip
-        return _parse(*await self._link.run(CHANGE, _keys(provider), arguments))[0] or NO_RECORD
+        return _parse(*await self._link(provider).run(CHANGE, _keys(provider), arguments))[0] or NO_RECORD
 
     async def permit(self, provider: str, *, epoch: int, most: int, ttl_s: float) -> str | None:
         permit = secrets.token_hex(8)
-        given = await self._link.run(PERMIT, _keys(provider), [epoch, most, _us(ttl_s), permit])
+        given = await self._link(provider).run(PERMIT, _keys(provider), [epoch, most, _us(ttl_s), permit])
         return permit if given else None
 
     async def close_permit(self, provider: str, *, epoch: int, permit: str, verdict: Verdict) -> BreakerRecord | None:
-        word = await self._link.run(CLOSE_PERMIT, _keys(provider), [epoch, permit, verdict])
+        word = await self._link(provider).run(CLOSE_PERMIT, _keys(provider), [epoch, permit, verdict])
         return None if word is None else _parse(*word)[0]
 
     async def pause(self, provider: str, *, for_s: float) -> None:
-        await self._link.run(PAUSE, _keys(provider), [ceil(for_s * 1e3)])
+        await self._link(provider).run(PAUSE, _keys(provider), [ceil(for_s * 1e3)])
 
     async def aclose(self) -> None:
-        await self._link.aclose()
+        for link in self._links.values():
+            await link.aclose()
+
+    def _link(self, provider: str) -> Link:
+        link = self._links.get(provider)
+        if link is None:
+            link = self._links[provider] = self._link_to(provider)
+        return link
 
 
 def _us(length_s: float) -> int:
@@ -189,6 +197,6 @@ def _parse(word: str, now_us: str, pause_ms: int) -> tuple[BreakerRecord | None,
 
 @asynccontextmanager
 async def open_coordination(url: str, name: str, boot_s: Callable[[], float]) -> AsyncIterator[RedisCoordination]:
-    """`boot_s` is the clock that slots are told in; `name` is how `CLIENT LIST` shows the connection."""
-    async with open_links(url, f"heliograph-{name}-slots", 1, boot_s) as [link]:
-        yield RedisCoordination(link)
+    """`boot_s` is the clock that slots are told in; `name` is how `CLIENT LIST` shows the connections."""
+    async with open_links(url, f"heliograph-{name}-slots", boot_s) as link_to:
+        yield RedisCoordination(link_to)

@@ -1,4 +1,7 @@
-"""One connection to Redis on trio: what the queue and the coordination send their commands through.
+"""Connections to Redis on trio: what the queue and the coordination send their commands through.
+
+All commands of one link are about keys of one hash tag. Where the URL names a node of a Redis Cluster, which a new
+connection finds out for itself, the link goes to the node that serves its tag, and follows the tag when that moves.
 
 redis-py reads the URL, hiredis packs commands and reads answers, and the rest is here: through an asyncio client a
 round trip costs five times as much (docs/decisions/0010). Three rules hold for every command. It is never cancelled
@@ -10,7 +13,10 @@ server it reached (its `run_id`, new at each start), for a new server may hold n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import select
+from binascii import crc_hqx
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,6 +36,9 @@ from heliograph.actors.model.errors import QueueDown
 
 LIMIT_S: Final = 2.0
 READ: Final = 65_536
+SLOTS: Final = 16_384
+ENDED: Final = getattr(select, "POLLRDHUP", 0)
+"""That the other side has hung up; without it, where it is not Linux's, that the connection has broken."""
 
 Argument = str | int | float
 Command = Sequence[Argument]
@@ -86,16 +95,50 @@ class Exchange:
     answered_s: float
 
 
+class Nodes:
+    """Where the server is or, of a cluster, the nodes: first by the URL, then as they tell. Each is a connection as
+    redis-py describes it, which is never opened."""
+
+    def __init__(self, url: str) -> None:
+        pool = ConnectionPool.from_url(url)
+        self._class = pool.connection_class
+        self._settings = pool.connection_kwargs
+        self._known = deque([self._settings])
+
+    def next(self) -> AbstractConnection:
+        """Who is to be asked now: another one each time, until one has answered."""
+        settings = self._known[0]
+        self._known.rotate(-1)
+        return self._class(**settings)
+
+    def answered(self) -> None:
+        """The one that `next` gave is asked first from now on."""
+        self._known.rotate(1)
+
+    def at(self, host: str, port: int) -> AbstractConnection:
+        return self._class(**self._settings_at(host, port))
+
+    def learn(self, addresses: Iterable[tuple[str, int]]) -> None:
+        for host, port in addresses:
+            if (settings := self._settings_at(host, port)) not in self._known:
+                self._known.append(settings)
+
+    def _settings_at(self, host: str, port: int) -> dict[str, Any]:
+        """A node that knows no name of its own is where the one is that was asked."""
+        return self._settings | {"port": port} | ({"host": host} if host else {})
+
+
 class _Line:
     """One connection. `trio.BrokenResourceError` where it stands no longer."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, descriptor: int) -> None:
         self._stream = stream
+        self._end = select.poll()
+        self._end.register(descriptor, ENDED)
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace", notEnoughData=_Line)
 
     @classmethod
     async def to(cls, node: AbstractConnection) -> _Line:
-        """`node` is a connection as redis-py describes it, which is never opened."""
         match node:
             case UnixDomainSocketConnection():
                 transport = await trio.open_unix_socket(node.path)
@@ -103,10 +146,15 @@ class _Line:
                 transport = await trio.open_tcp_stream(node.host, int(node.port))
             case _:
                 raise ValueError(f"there is no way to Redis by {type(node).__name__}")
+        descriptor = transport.socket.fileno()
         if not isinstance(node, SSLConnection):
-            return cls(transport)
+            return cls(transport, descriptor)
         context = node.ssl_context.get()
-        return cls(trio.SSLStream(transport, context, server_hostname=node.host, https_compatible=True))
+        return cls(trio.SSLStream(transport, context, server_hostname=node.host, https_compatible=True), descriptor)
+
+    def is_over(self) -> bool:
+        """Whether the server has hung up. Known before anything is sent, it is no failure of what is asked next."""
+        return bool(self._end.poll(0))
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers, among them `hiredis.ReplyError`."""
@@ -132,9 +180,10 @@ class Link:
     """Commands go one after the other. When one fails, those that waited behind it fail with it: otherwise each
     would wait out the whole limit in turn."""
 
-    def __init__(self, node: AbstractConnection, name: str, boot_s: Callable[[], float]) -> None:
-        self._node = node
-        self._greeting = _greeting(node, name)
+    def __init__(self, nodes: Nodes, tag: str, name: str, boot_s: Callable[[], float]) -> None:
+        self._nodes = nodes
+        self._slot = crc_hqx(tag.encode(), 0) % SLOTS
+        self._name = name
         self._boot_s = boot_s
         self._line: _Line | None = None
         self._lock = trio.Lock()
@@ -148,7 +197,7 @@ class Link:
     async def lineage(self) -> str:
         """That, and the history of its data: another one after each failover, though the server be an old friend."""
         server, replication = (await self.exchange([("INFO", "server"), ("INFO", "replication")])).replies
-        return f"{_told(server, 'run_id')}.{_told(replication, 'master_replid')}"
+        return f"{_facts(server)['run_id']}.{_facts(replication).get('master_replid', '')}"
 
     async def call(self, *command: Argument, on: str | None = None) -> Any:
         return (await self.exchange([command], on=on)).replies[0]
@@ -171,7 +220,7 @@ class Link:
                 raise QueueDown("Redis gave no answer to the command before this one")
             try:
                 with trio.fail_after(limit_s, shield=True):
-                    return await self._ask(await self._reach(on), commands)
+                    return await self._follow(on, commands)
             except _Refused as refusal:
                 if str(refusal).startswith("STALE"):
                     raise Replaced(str(refusal)) from refusal
@@ -180,6 +229,15 @@ class Link:
                 self._failures += 1
                 await self._hang_up()
                 raise QueueDown(f"Redis gave no answer: {_why(error)}") from error
+
+    async def _follow(self, on: str | None, commands: Sequence[Command | Run]) -> Exchange:
+        try:
+            return await self._ask(await self._reach(on), commands)
+        except _Refused as refusal:
+            if not str(refusal).startswith("MOVED"):
+                raise
+        await self._hang_up()  # nothing was done there: our keys are another node's now
+        return await self._ask(await self._reach(on), commands)
 
     async def _ask(self, line: _Line, commands: Sequence[Command | Run]) -> Exchange:
         asked_s = self._boot_s()
@@ -193,17 +251,39 @@ class Link:
 
     async def _reach(self, on: str | None) -> _Line:
         line = self._line
-        if line is None:
-            self._line = line = await _Line.to(self._node)
+        if line is None or line.is_over():
+            await self._hang_up()
             try:
-                *_, server = _accepted(await line.ask([*self._greeting, ("INFO", "server")]))
-            except _Refused:
+                line, server = await self._connect()
+            except BaseException:
                 await self._hang_up()
                 raise
-            self._run_id = _told(server, "run_id")
+            self._run_id = server["run_id"]
         if on is not None and on != self._run_id:
             raise Replaced(f"the Redis server {on} was replaced by {self._run_id}")
         return line
+
+    async def _connect(self) -> tuple[_Line, Mapping[str, str]]:
+        """To the server or, in a cluster, by way of any node to the one that serves our slot; and its `INFO`."""
+        line, server = await self._greet(self._nodes.next())
+        self._nodes.answered()
+        if "cluster" not in (server.get("redis_mode"), server.get("server_mode")):
+            return line, server
+        ranges, own_id = _accepted(await line.ask([("CLUSTER", "SLOTS"), ("CLUSTER", "MYID")]))
+        self._nodes.learn((host, port) for _, _, *nodes in ranges for host, port, *_ in nodes)
+        masters = [nodes[0] for first, last, *nodes in ranges if first <= self._slot <= last]
+        if not masters:
+            raise _Refused(f"no node of the cluster serves slot {self._slot}")
+        host, port, node_id, *_ = masters[0]
+        if node_id == own_id:
+            return line, server
+        await self._hang_up()
+        return await self._greet(self._nodes.at(host, port))
+
+    async def _greet(self, node: AbstractConnection) -> tuple[_Line, Mapping[str, str]]:
+        self._line = line = await _Line.to(node)
+        *_, told = _accepted(await line.ask([*_greeting(node, self._name), ("INFO", "server")]))
+        return line, _facts(told)
 
     async def _hang_up(self) -> None:
         line, self._line = self._line, None
@@ -214,8 +294,8 @@ class Link:
         await self._hang_up()
 
 
-def _told(info: str, name: str) -> str:
-    return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(f"{name}:")), "")
+def _facts(info: str) -> Mapping[str, str]:
+    return {name: value for name, _, value in (line.partition(":") for line in info.splitlines())}
 
 
 def _accepted(replies: list[Any]) -> list[Any]:
@@ -248,12 +328,18 @@ def _greeting(node: AbstractConnection, name: str) -> list[Command]:
 
 
 @asynccontextmanager
-async def open_links(url: str, name: str, count: int, boot_s: Callable[[], float]) -> AsyncIterator[list[Link]]:
-    """Links that are not connected yet. `name` is how `CLIENT LIST` shows them."""
-    pool = ConnectionPool.from_url(url)
-    links = [Link(pool.connection_class(**pool.connection_kwargs), name, boot_s) for _ in range(count)]
+async def open_links(url: str, name: str, boot_s: Callable[[], float]) -> AsyncIterator[Callable[[str], Link]]:
+    """What makes links, each for the keys of one hash tag; they connect when they are used. `name` is how `CLIENT LIST`
+    shows them."""
+    nodes = Nodes(url)
+    links: list[Link] = []
+
+    def link_to(tag: str) -> Link:
+        links.append(Link(nodes, tag, name, boot_s))
+        return links[-1]
+
     try:
-        yield links
+        yield link_to
     finally:
         for link in links:
             await link.aclose()

@@ -118,12 +118,12 @@ class _Moves:
 class RedisQueue:
     """`ports.queue.Queue` of one supervisor. Made by `open_queue`."""
 
-    def __init__(self, link: Link, ears: Mapping[Channel, Link], supervisor: str) -> None:
-        self._link = link
+    def __init__(self, links: Mapping[Channel, Link], ears: Mapping[Channel, Link], supervisor: str) -> None:
+        self._links = links
         self._ears = ears
         self._supervisor = supervisor
         self._generation: str | None = None
-        self._server: str | None = None
+        self._servers: dict[Channel, str] = {}
         self._keys: dict[Channel, list[str]] = {}
         self._hand = Hand()
         self._turns = {channel: Turn() for channel in Channel}
@@ -132,21 +132,22 @@ class RedisQueue:
         self._former: dict[str, float] = {}
 
     async def server(self) -> str:
-        return await self._link.lineage()
+        """Of a cluster those of all nodes that have lists, so that it is another one when any of them is."""
+        return "+".join(dict.fromkeys([await link.lineage() for link in self._links.values()]))
 
     async def current(self) -> str | None:
-        names = (await self._link.exchange([("GET", marker(channel)) for channel in Channel])).replies
-        return names[0] if names[0] == names[-1] else None
+        names = {await link.call("GET", marker(channel)) for channel, link in self._links.items()}
+        return names.pop() if len(names) == 1 else None
 
     async def open(self, generation: str, *, over: str | None = None) -> None:
-        server = await self._link.server()
+        servers = {channel: await link.server() for channel, link in self._links.items()}
         with _stale():
-            for channel in Channel:
-                before = await self._link.run(OPEN, [marker(channel)], [generation, over or ""], on=server)
+            for channel, link in self._links.items():
+                before = await link.run(OPEN, [marker(channel)], [generation, over or ""], on=servers[channel])
                 if before not in ("", generation):
                     self._former[before] = trio.current_time()
         self._keys = {channel: Keys(generation, channel).of(self._supervisor) for channel in Channel}
-        self._generation, self._server = generation, server
+        self._generation, self._servers = generation, servers
 
     async def push(self, hints: Sequence[Hint], *, later: Sequence[Later] = (), front: bool = False) -> None:
         await self._move((), heads=hints if front else (), tails=() if front else hints, later=later)
@@ -240,7 +241,7 @@ class RedisQueue:
         wait_s = max(wait_s, 0.01)  # 0 would be for ever
         commands: list[Command | Run] = [("BLPOP", *bells, f"{wait_s:.3f}"), Run(TAKE, keys, [generation, *arguments])]
         with _stale():
-            exchange = await self._ears[channel].exchange(commands, on=self._server, limit_s=wait_s + LIMIT_S)
+            exchange = await self._ears[channel].exchange(commands, on=self._servers[channel], limit_s=wait_s + LIMIT_S)
         return exchange.replies[-1]
 
     async def wake(self, channel: Channel, *, limit: int) -> tuple[list[Hint], float | None]:
@@ -271,17 +272,16 @@ class RedisQueue:
         return moved
 
     async def depths(self) -> Mapping[Lane, int]:
-        lists: list[tuple[Lane, str]] = []
-        for channel in self._keys:
+        depths: Counter[Lane] = Counter()
+        for channel, link in self._links.items():
             keys = Keys(self._opened(), channel)
-            lists += [(Lane(channel, p), keys.lanes[place]) for p, place in PLACE.items()]
+            lists = [(Lane(channel, p), keys.lanes[place]) for p, place in PLACE.items()]
             for provider in await self._read("SMEMBERS", channel, keys.lined):
                 lists += [(Lane(channel, p), keys.lists_of_line(provider)[place]) for p, place in PLACE.items()]
-        with _stale():
-            counts = (await self._link.exchange([("LLEN", key) for _, key in lists], on=self._server)).replies
-        depths = dict.fromkeys((lane for lane, _ in lists), 0)
-        for (lane, _), count in zip(lists, counts, strict=True):
-            depths[lane] += count
+            with _stale():
+                asked = await link.exchange([("LLEN", key) for _, key in lists], on=self._servers[channel])
+            for (lane, _), count in zip(lists, asked.replies, strict=True):
+                depths[lane] += count
         return depths
 
     async def hints(self, lane: Lane) -> set[str]:
@@ -308,7 +308,7 @@ class RedisQueue:
         self._listeners.set(channel, told)
 
     async def aclose(self) -> None:
-        for link in (self._link, *self._ears.values()):
+        for link in (*self._links.values(), *self._ears.values()):
             await link.aclose()
 
     def _opened(self) -> str:
@@ -322,13 +322,15 @@ class RedisQueue:
     async def _run(self, script: Script, channel: Channel, arguments: Command, *, keys: list[str] | None = None) -> Any:
         generation = self._opened()
         with _stale():
-            return await self._link.run(script, keys or self._keys[channel], [generation, *arguments], on=self._server)
+            return await self._links[channel].run(
+                script, keys or self._keys[channel], [generation, *arguments], on=self._servers[channel]
+            )
 
     async def _read(self, name: str, channel: Channel, key: str, *rest: str | int) -> Any:
         """A read of one key, behind a look at the marker: lists of another generation tell nothing."""
         with _stale():
             commands: list[Command] = [("GET", marker(channel)), (name, key, *rest)]
-            generation, reply = (await self._link.exchange(commands, on=self._server)).replies
+            generation, reply = (await self._links[channel].exchange(commands, on=self._servers[channel])).replies
         if generation != self._generation:
             raise StaleGeneration("another generation of lists is in use")
         return reply
@@ -409,5 +411,6 @@ def _stale() -> Iterator[None]:
 @asynccontextmanager
 async def open_queue(url: str, supervisor: str) -> AsyncIterator[RedisQueue]:
     """The queue of one supervisor. Does not connect yet: a Redis that is away shows at the first call."""
-    async with open_links(url, f"heliograph-{supervisor}", 1 + len(Channel), trio.current_time) as [link, *ears]:
-        yield RedisQueue(link, dict(zip(Channel, ears, strict=True)), supervisor)
+    async with open_links(url, f"heliograph-{supervisor}", trio.current_time) as link_to:
+        links, ears = ({channel: link_to(channel) for channel in Channel} for _ in range(2))
+        yield RedisQueue(links, ears, supervisor)

@@ -27,8 +27,7 @@ class Ask:
 
 class SlotClock:
     def __init__(self) -> None:
-        self._offset: Offset | None = None
-        self._keeper: str | None = None
+        self._offsets: dict[str, Offset] = {}
         self._settings = 0
         self._forgotten: dict[str, int] = {}
 
@@ -39,11 +38,10 @@ class SlotClock:
         self, ask: Ask, keeper: str, slots_us: Sequence[int], *, asked_s: float, now_us: int, answered_s: float
     ) -> tuple[Slot, ...]:
         """What an answer is worth: `keeper` names who read the time `now_us`, between `asked_s` and `answered_s`."""
-        known = self._offset if keeper == self._keeper else None
-        self._keeper = keeper
-        self._offset, was_set = narrow(known, asked_s, now_us / 1e6, answered_s)
+        offset, was_set = narrow(self._offsets.get(keeper), asked_s, now_us / 1e6, answered_s)
+        self._offsets[keeper] = offset
         self._settings += was_set
         if ask.settings != self._settings:
             return ()
         self._forgotten[ask.provider] = ask.settings
-        return tuple(Slot(*window(at_us / 1e6, self._offset, ask.lateness_s)) for at_us in slots_us)
+        return tuple(Slot(*window(at_us / 1e6, offset, ask.lateness_s)) for at_us in slots_us)

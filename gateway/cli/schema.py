@@ -161,7 +161,7 @@ class Redis(Table):
     """The queue: who is next. It may lose everything; only time is lost."""
 
     url: Annotated[str, AfterValidator(_url("redis", "rediss", "unix")), IsUrl()] = Field(
-        "", description="such as redis://127.0.0.1:6379/0"
+        "", description="such as redis://127.0.0.1:6379/0; of a Redis Cluster, any node"
     )
 
 

@@ -12,7 +12,6 @@ import redis
 import trio
 
 from heliograph.actors.kernel.clock import SystemClock
-from heliograph.actors.model.errors import QueueDown
 from heliograph.actors.policy.bucket import HORIZON_S, BucketShape, reserve, shape
 from heliograph.actors.policy.quota import KEPT, seeded
 from heliograph.actors.ports.coordination import Coordination
@@ -131,8 +130,6 @@ async def test_a_server_started_on_an_older_file_gives_no_slot_that_was_used_bef
             await trio.to_thread.run_sync(server.restart, signal.SIGKILL)
             with redis.Redis.from_url(server.url, decode_responses=True) as client:
                 assert client.keys("heliograph:bucket:*"), "the old bucket is there, under the old run's name"
-            with pytest.raises(QueueDown):
-                await ask(coordination)
             assert (await ask(coordination, want=64)).slots == ()
     finally:
         server.remove()
@@ -159,7 +156,5 @@ async def test_a_server_that_comes_back_from_a_failover_gives_no_slot_anew(
             client.set(bucket, 1)  # copied before those were given
         for _ in range(2):
             await world.fail_over()
-            with pytest.raises(QueueDown):
-                await slots()
             assert await slots() == 0
         await world.close()

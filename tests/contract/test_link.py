@@ -22,8 +22,8 @@ GREETED = b"+OK\r\n$17\r\nrun_id:one\r\nx:y\r\n\r\n"
 
 @asynccontextmanager
 async def linked(url: str) -> AsyncIterator[Link]:
-    async with open_links(url, "test", 1, trio.current_time) as [link]:
-        yield link
+    async with open_links(url, "test", trio.current_time) as link_to:
+        yield link_to("tag")
 
 
 @asynccontextmanager

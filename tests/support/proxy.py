@@ -11,19 +11,19 @@ import trio
 class Proxy:
     """`lose_replies`: that many answers of the server are swallowed, and their connections cut. `cut`: nobody gets
     through, and open connections end. `stall`: connections are made, and nothing goes through. `upstream` may be
-    changed: connections to the old one end."""
+    changed: connections to the old one end. `at`: the port to listen at, where it is fixed."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, at: int = 0) -> None:
         self._upstream = port
         self._cut = False
         self._flowing = trio.Event()
         self._flowing.set()
         self._open: dict[trio.CancelScope, tuple[trio.SocketStream, trio.SocketStream]] = {}
         self.lose_replies = 0
-        self.port = 0
+        self.port = at
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        [listener] = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         self.port = listener.socket.getsockname()[1]
         await trio.serve_listeners(self._carry, [listener], task_status=task_status)  # type: ignore[arg-type]
 

@@ -71,6 +71,7 @@ class RedisWorld:
         await eventually(follows)
         after.ask("REPLICAOF", "NO", "ONE")
         await self.replace()
+        await trio.testing.wait_all_tasks_blocked()  # the old connections have ended
 
     def down(self, is_down: bool) -> None:
         self._proxy.cut(is_down)

@@ -156,12 +156,17 @@ class RedisServer(Server):
     """`secret`: two that are to take each other's place have the same."""
 
     def __init__(
-        self, *, durable: bool = False, secret: str | None = None, environ: Mapping[str, str] | None = None
+        self,
+        *flags: str,
+        port: int | None = None,
+        durable: bool = False,
+        secret: str | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         folder = _folder()
-        self.port = embedded.free_port(None)
+        self.port = port or embedded.free_port(None)
         service = embedded.Redis(folder, self.port, secret or embedded.make_secret())
-        extra = () if durable else ("--appendonly", "no")
+        extra = flags if durable else ("--appendonly", "no", *flags)
         super().__init__(service, folder, self._answers_to_us, *extra, environ=environ)
 
     def _answers_to_us(self) -> bool:
