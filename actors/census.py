@@ -1,8 +1,8 @@
 """The census: counts for the metrics, the stats and their stream, read from the ledger at most once a second.
 
 It reads on demand, so that nobody's looking costs nothing, but for a sample of the ledger's running counters each
-SAMPLE_S, of which the rates over the last minute are made. The drift reads the rows themselves: once a minute, beside
-all else, so that nobody waits for it.
+SAMPLE_S, of which the rates over the last minute are made. The drift reads the rows themselves: once a minute, or more
+rarely where there are so many that it takes long, and beside all else, so that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ FRESH_S: Final = 1.0
 SAMPLE_S: Final = 5.0
 RATES_OVER_S: Final = 60.0
 DRIFT_S: Final = 60.0
+DRIFT_SHARE: Final = 0.02
+"""The most of the time that reading for the drift may take, whatever there is to read."""
 COUNT_TO: Final = 10_000
 
 
@@ -78,11 +80,12 @@ class Census:
 
     async def _watch_drift(self) -> None:
         while True:
+            began_s = self._clock.boot_s()
             try:
                 self._drift.set(await self._ledger.drift())
             except LedgerDown as error:
                 log.info("census.drift_unknown", error=str(error))
-            await trio.sleep(DRIFT_S)
+            await trio.sleep(max(DRIFT_S, (self._clock.boot_s() - began_s) / DRIFT_SHARE))
 
     async def _answer(self, inbox: Inbox[Ask]) -> None:
         while True:

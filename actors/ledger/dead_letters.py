@@ -33,7 +33,7 @@ ARCHIVED: Final[LiteralString] = f"""SELECT {COLUMNS} FROM (
 # By the primary keys, of both at once so that one which is being moved is not missed.
 GET: Final = f"{HOT} d.id = %s UNION ALL {ARCHIVED} d.id = %s"
 
-# By dead_letters_by_state or dead_letters_by_age, and archive_letters.
+# By dead_letters_by_state, dead_letters_by_tenant or dead_letters_by_age, and archive_letters.
 NEWEST: Final = " ORDER BY created_at DESC, id DESC LIMIT %s"
 
 # The newest is found as the largest of "moment and id".

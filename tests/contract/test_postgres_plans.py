@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
+from heliograph.actors.ledger.dead_letters import select_letters
 from heliograph.actors.ledger.messages import LIST, PAGE, conditions
 from heliograph.actors.ledger.migrate import migrate
 from heliograph.actors.ledger.pool import Connection
@@ -171,6 +172,13 @@ async def test_a_page_far_down_reads_no_more_than_the_first(filled_url: str, wan
             [[[plan]]] = ask(filled_url, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query, *params, 50)
             read.append(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
     assert read[1] < 1.5 * read[0]
+
+
+async def test_the_few_dead_letters_of_a_tenant_are_not_looked_for_among_all(filled_url: str) -> None:
+    query, params = select_letters(DeadLetterFilter(state=DeadLetterState.REDRIVEN), "tenant7", limit=50)
+    [[[plan]]] = ask(filled_url, "EXPLAIN (ANALYZE, FORMAT JSON) " + query, *params)
+    assert "dead_letters_by_tenant" in str(plan)
+    assert "Rows Removed by Filter" not in str(plan)
 
 
 @pytest.mark.parametrize("wanted", LETTER_FILTERS, ids=str_of)
