@@ -79,9 +79,10 @@ def _one(seed: int, asked: argparse.Namespace, grounds: Queue[Ground]) -> str:
     tell = (lambda _: None) if asked.quiet or asked.jobs > 1 else (lambda line: _say(f"  {line}"))
     try:
         report = run(plan, tell, ground)
-    except BaseException:
+    except Exception as error:  # of the run itself, not of what it judges; the next one may still be worth it
         ground.remove()
-        raise
+        _say(f"seed {seed}: could not be run: {error!r}")
+        return "not run"
     grounds.put(ground)
     told = report.as_json()
     asked.file.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from tests.support.command import Process, heliograph
 from tests.support.services import PostgresServer, RedisServer, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
-READY_WITHIN_S: Final = 60.0
+READY_WITHIN_S: Final = 180.0
 GRACE_S: Final = 15.0
 CONFIG: Final = """
 [gateway]
