@@ -60,9 +60,9 @@ class Finding:
             outcome = Outcome.REJECTED
         return Answer(
             outcome=outcome,
-            code=clip(self.code or "", CODE_LENGTH) or None,
+            code=clip(self.code, CODE_LENGTH) or None if self.code else None,
             detail=clip(self.detail or verdict.meaning),
-            provider_message_id=clip(self.provider_message_id or "", ID_LENGTH) or None,
+            provider_message_id=clip(self.provider_message_id, ID_LENGTH) or None if self.provider_message_id else None,
             retry_after_s=verdict.wait_s if self.retry_after_s is None else self.retry_after_s,
             scope=scope,
             suppress=verdict.suppress if outcome is Outcome.REJECTED else None,
@@ -71,5 +71,8 @@ class Finding:
 
 def clip(text: str, most: int = DETAIL_LENGTH) -> str:
     """One line of at most `most` characters that any log and any database takes."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    text = text[: 4 * most]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -132,18 +132,18 @@ class BulkSmsCourier(HttpCourier):
         if len(calls) > 1:
             return deduplication_id([call.attempt_id for call in calls])
         call = calls[0]
-        number = self._repeated(call.message) or call.number
-        self._remember(call)
-        return deduplication_id([attempt_id(call.message.id, number)])
+        number = self._remember(call)
+        return deduplication_id([call.attempt_id if number == call.number else attempt_id(call.message.id, number)])
 
     def _repeated(self, message: Message) -> int | None:
         number, until_s = self._repeats.get(message.id, (0, 0.0))
         return number if number and time.monotonic() < until_s else None
 
-    def _remember(self, call: ProviderCall) -> None:
-        """Until it is answered, this attempt, or the one that it repeats, is what the next one repeats."""
+    def _remember(self, call: ProviderCall) -> int:
+        """Until it is answered, this attempt, or the one that it repeats, is what the next one repeats: its number."""
         number = self._repeated(call.message) or call.number
         self._repeats.pop(call.message.id, None)
         self._repeats[call.message.id] = (number, time.monotonic() + REPEATED_FOR_S)
         while len(self._repeats) > MOST_REPEATS:
             self._repeats.pop(next(iter(self._repeats)))
+        return number
