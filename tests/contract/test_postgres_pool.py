@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -104,6 +105,16 @@ async def test_a_transaction_that_slept_too_long_is_ledger_down(postgres_url: st
     async with pool_of(postgres_url) as pool:
         with pytest.raises(LedgerDown, match="idle-in-transaction"):
             await pool.transact(work)
+
+
+@pytest.mark.parametrize("condition", ["disk_full", "read_only_sql_transaction", "cannot_connect_now", "out_of_memory"])
+async def test_a_server_that_takes_no_writes_is_ledger_down_and_is_asked_again(
+    postgres_url: str, condition: LiteralString
+) -> None:
+    async with pool_of(postgres_url, size=1) as pool:
+        with pytest.raises(LedgerDown, match="it cannot"):
+            await pool.rows(f"DO $$ BEGIN RAISE EXCEPTION 'it cannot' USING ERRCODE = '{condition}'; END $$")
+        assert await pool.rows("SELECT 1") == [(1,)]
 
 
 async def test_a_server_that_answers_nothing_is_ledger_down_after_the_limit(
