@@ -23,7 +23,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 SPREAD := --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down test test-tools check fmt types lint imports contract chaos bench main-job dashboards clean
+.PHONY: help setup setup-dev up down test test-tools check fmt types lint imports contract chaos simulate-search bench main-job dashboards clean
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -77,6 +77,10 @@ contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin and on 
 chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20 JOBS=1, resumable)
 	@$(BIN)/python -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FAULTS_S),--faults-s $(FAULTS_S)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+simulate-search: $(STAMP_DEV) ## thousands of stories in virtual time, each drawn from a number (RUNS=2000 FROM=0, or SEED=n alone)
+	@$(BIN)/python -m tests.simulation.search $(if $(RUNS),--runs $(RUNS)) $(if $(FROM),--from $(FROM)) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(STAMP_DEV) ## Heliograph's own speed scenarios (PEERS=<folder of the kit> runs the peers in turn)
 	@PEERS="$(PEERS)" $(BIN)/python -P -m tests.bench $(ARGS)

@@ -169,11 +169,11 @@ class Cluster:
     # ----------------------------------------------------------------------------------------------- traffic
 
     async def _arrive(self, number: int, traffic: Traffic) -> None:
-        draw = self._draw(f"traffic {number}")
+        draw, ids = self._draw(f"traffic {number}"), self._draw(f"ids {number}")
         for counted, at_s in enumerate(traffic.arrivals(draw, self._scenario.duration_s), 1):
             self._coming[number] = at_s
             await trio.sleep_until(at_s)
-            message = self._message(traffic, number, counted, draw)
+            message = self._message(traffic, number, counted, ids)
             if counted == 1:
                 self._check_route(traffic, message, number)
             self._posting.append(message)

@@ -35,6 +35,10 @@ class Wave:
 
 class Trouble(StrEnum):
     KILL = "kill"
+    CRASH = "crash"
+    PAUSE = "pause"
+    CLOCK = "clock"
+    REDIS_CLOCK = "redis_clock"
     JOIN = "join"
     DRAIN = "drain"
     CUT_LEDGER = "cut_ledger"
@@ -50,17 +54,22 @@ class Trouble(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`who` counts the living; `for_s` is for what passes."""
+    """`who` counts the living; `for_s` is for what passes. `step`: at which of the next crossings to a store or a
+    provider, or back, one crashes: what no such await lies between nobody outside can tell apart. `by_s`: how far a
+    wall clock steps."""
 
     trouble: Trouble
     at_s: float
     for_s: float
     who: int
+    step: int = 1
+    by_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """`patience_s`: how long all may take to settle once the faults are over."""
+    """`patience_s`: how long all may take to settle once the faults are over. `lag_s`: the mean of what each crossing
+    to a store, and back, takes; then questions overtake each other, and answers tell of a state that is past."""
 
     supervisors: int
     providers: tuple[tuple[ProviderSettings, Script], ...]
@@ -68,6 +77,7 @@ class Story:
     faults: tuple[Fault, ...]
     seed: int
     patience_s: float = SETTLE_S
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,15 @@ waves = st.builds(
     times,
     st.sampled_from([0.0, 2.0, 20.0]),
 )
-faults = st.builds(Fault, st.sampled_from(Trouble), times, lengths, st.integers(0, 5))
+faults = st.builds(
+    Fault,
+    st.sampled_from(Trouble),
+    times,
+    lengths,
+    st.integers(0, 5),
+    st.integers(1, 200),
+    st.sampled_from([0.5, -0.5, 30.0, -30.0, 3600.0, -3600.0]),
+)
 
 
 @st.composite
@@ -140,6 +158,7 @@ def stories(draw: st.DrawFn, *, faulty: bool) -> Story:
         waves=tuple(draw(st.lists(waves, min_size=1, max_size=4))),
         faults=tuple(draw(st.lists(faults, min_size=1, max_size=5))) if faulty else (),
         seed=draw(st.integers(0, 2**32 - 1)),
+        lag_s=draw(st.sampled_from([0.0, 0.0, 0.001, 0.01])) if faulty else 0.0,
     )
 
 
@@ -160,6 +179,7 @@ async def _unfold(story: Story) -> tuple[World, float]:
         world = World(
             nursery, [p for p, _ in story.providers], {p.name: s for p, s in story.providers}, seed=story.seed
         )
+        world.fleet.lag_s = story.lag_s
         await world.start(story.supervisors)
         async with trio.open_nursery() as happening:
             for wave in story.waves:
@@ -196,6 +216,16 @@ async def _break(world: World, fault: Fault) -> None:
             await world.kill(life)
             await trio.sleep(fault.for_s)
             await world.start()
+        case Trouble.CRASH if life:
+            if await world.crash(life, fault.step):
+                await trio.sleep(fault.for_s)
+                await world.start()
+        case Trouble.PAUSE if life:
+            await world.pause(life, fault.for_s)
+        case Trouble.CLOCK if life:
+            life.clock.stepped_s += fault.by_s
+        case Trouble.REDIS_CLOCK:
+            world.redis.set_clock(fault.by_s)
         case Trouble.DRAIN if life:
             await world.drain(life)
             await world.start()

@@ -30,6 +30,7 @@ from tests.support.judge import BreakerChange, Call, Judge
 
 LONGEST_CALL_S = 3.0
 SETTLE_S = 1800.0
+CRASH_WITHIN_S = 60.0
 SETTLED = frozenset(State) - {State.SCHEDULED, State.QUEUED, State.SENDING}
 DELIVERY = DeliverySettings(backoff_cap_s=20.0, unknown_wait_s=5.0, drain_grace_s=5.0)
 
@@ -186,6 +187,24 @@ class World:
         """SIGKILL: not another word reaches a store, and what was in memory is gone."""
         self.judge.troubled.append((life.name, trio.current_time(), inf))
         await self.fleet.kill(life)
+
+    async def crash(self, life: Life, step: int) -> bool:
+        """Have it die at the so-manieth of its next crossings. False where it ended otherwise, or does nothing more."""
+        life.crash_in = step
+        with trio.move_on_after(CRASH_WITHIN_S):
+            await life.ended.wait()
+        life.crash_in = None
+        if life.killed:
+            self.judge.troubled.append((life.name, trio.current_time(), inf))
+        return life.killed
+
+    async def pause(self, life: Life, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT."""
+        now_s = trio.current_time()
+        self.judge.troubled.append((life.name, now_s, now_s + for_s))
+        life.pause()
+        await trio.sleep(for_s)
+        life.resume()
 
     async def drain(self, life: Life) -> None:
         """SIGTERM. What it cannot hand over since a store is away, others find as they find a death."""
