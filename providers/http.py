@@ -22,8 +22,9 @@ from heliograph.actors.ports.courier import Begin
 from heliograph.providers.kinds import fault
 from heliograph.providers.mime import Unsendable
 from heliograph.providers.rules import MOST_TEXT, first, refuses_all, ruled
+from heliograph.providers.transports import connected
 from heliograph.providers.verdicts import Finding, Verdict, clip
-from heliograph.providers.wire import MIB, Base, LineTransport, Loss, Transport, WireAnswer, WireFailure, WireRequest
+from heliograph.providers.wire import MIB, Base, Loss, Transport, WireAnswer, WireFailure, WireRequest
 
 DAY_S: Final = 86_400.0
 MOST_ALONE: Final = 10_000
@@ -178,7 +179,10 @@ def masker(secrets: Collection[str]) -> Callable[[str], str]:
     def mask(text: str) -> str:
         text = whole.sub("…", text)
         said = text.removesuffix("…")
+        last = said[-SHORTEST_PIECE:]
         for secret in secrets:
+            if last not in secret:
+                continue
             for length in range(len(secret) - 1, SHORTEST_PIECE - 1, -1):
                 if said.endswith(secret[:length]):
                     return f"{said[:-length]}…"
@@ -214,8 +218,8 @@ class HttpCourier(ABC):
         self.longest_call_s = settings.timeout_s
         self._coalesces = settings.batch > 1
         self._mask = masker(secrets)
-        self._transport = transport or LineTransport(
-            self.base, timeout_s=settings.timeout_s, most_bytes=self.most_bytes
+        self._transport = transport or connected(
+            settings.http_client, self.base, timeout_s=settings.timeout_s, most_bytes=self.most_bytes
         )
         self._alone: dict[str, None] = {}
         self._rules = settings.answers
@@ -306,7 +310,9 @@ class HttpCourier(ABC):
 
     def _masked(self, answer: Answer) -> Answer:
         """Providers like to repeat what they were told."""
-        return answer if answer.detail is None else replace(answer, detail=self._mask(answer.detail))
+        if answer.detail is None or (masked := self._mask(answer.detail)) == answer.detail:
+            return answer
+        return replace(answer, detail=masked)
 
 
 def _lost(failure: WireFailure) -> Answer:

@@ -1,17 +1,14 @@
 """One HTTP call: written, answered or lost. The couriers' only I/O.
 
 What a lost call means depends on how much of it was written, and the right to a call ends with its first byte
-(`Begin`). A client that connects, asks and writes behind one door can tell neither: here the line is opened first,
-then the right is asked for, then the first byte goes out, and a refused right leaves the line open for the next
-call. h11 speaks the protocol, trio moves the bytes; another client fits behind `Transport`.
+(`Begin`). So a transport opens the line first, then asks for the right, then writes. Two stand behind `Transport`: our
+own (`lines.py`), and one over httpx (`pooled.py`); `transports.py` takes the one that is configured.
 """
 
 from __future__ import annotations
 
-import select
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from importlib.metadata import version
@@ -19,15 +16,11 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import certifi
-import h11
-import trio
 
 from heliograph.actors.ports.courier import Begin
 
 MIB: Final = 1024 * 1024
-CHUNK: Final = 64 * 1024
 USER_AGENT: Final = f"heliograph/{version('heliograph')}"
-_HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 IDLE_S: Final = 30.0
 """Servers close quiet connections after 5 s to some minutes, and say so in `Keep-Alive` or by closing; both are seen
 before the next call. The bound keeps us from firewalls that forget connections without a word."""
@@ -112,37 +105,7 @@ class Transport(Protocol):
     async def aclose(self) -> None: ...
 
 
-class _Sent(Enum):
-    NOTHING = auto()
-    HEAD = auto()
-    BODY = auto()
-
-
-@dataclass(slots=True)
-class _Call:
-    """How far a call has come; what is left of it when time runs out."""
-
-    request: WireRequest
-    begin: Begin
-    most_bytes: int
-    sent: _Sent = _Sent.NOTHING
-    status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-    whole: bool = False
-
-    def result(self, failure: WireFailure) -> WireAnswer | WireFailure:
-        """An answer where a status line came; else the failure, by how much was written."""
-        if self.status is not None:
-            return WireAnswer(
-                status=self.status, headers=self.headers, body=bytes(self.body), whole=self.whole, at_s=time.time()
-            )
-        if failure.loss is Loss.NOT_SENT and self.sent is _Sent.BODY:
-            return WireFailure(Loss.UNANSWERED, failure.code, failure.detail)
-        return failure
-
-
-class _Lost(Exception):
+class Lost(Exception):
     """The line broke, or what came back is no HTTP."""
 
     def __init__(self, code: str, detail: str, loss: Loss = Loss.NOT_SENT) -> None:
@@ -150,187 +113,16 @@ class _Lost(Exception):
         self.failure = WireFailure(loss, code, detail)
 
 
-class _Line:
-    """One connection, for one call at a time. `used`: it has carried a call to its end."""
-
-    def __init__(self, stream: trio.abc.Stream, socket: trio.socket.SocketType, base: Base) -> None:
-        self._stream = stream
-        self._socket = socket
-        self._secure = base.secure
-        self._headers = (("host", base.authority), ("user-agent", USER_AGENT), ("accept-encoding", "identity"))
-        self._http = h11.Connection(h11.CLIENT)
-        self._good_until_s = trio.current_time() + IDLE_S
-        self._broken = False
-        self.used = False
-
-    def usable(self) -> bool:
-        """Nobody hung up, and no time-out is near. Over TLS bytes may wait that are no answer (session tickets);
-        in the clear, whatever comes unasked ends the line."""
-        if trio.current_time() >= self._good_until_s:
-            return False
-        poll = select.poll()
-        poll.register(self._socket.fileno(), select.POLLIN | _HUNG_UP)
-        seen = poll.poll(0)
-        return not seen or (self._secure and seen[0][1] == select.POLLIN)
-
-    def renew(self, call: _Call) -> bool:
-        """Ready for another call? Yes where this one ended well on both sides, and where it never began."""
-        if self._http.our_state is h11.IDLE:
-            return True
-        if self._broken or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
-            return False
-        self._http.start_next_cycle()
-        self.used = True
-        self._good_until_s = trio.current_time() + _kept_alive_s(call.headers)
-        return True
-
-    async def carry(self, call: _Call) -> None:
-        """Write the request, read the answer into `call`. Raises _Lost, and what `call.begin` raises."""
-        call.begin()
-        head, body = self._encode(call.request)
-        call.sent = _Sent.HEAD
-        try:
-            await self._stream.send_all(head)
-            call.sent = _Sent.BODY
-            if body:
-                await self._stream.send_all(body)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._broken = True
-            if call.sent is _Sent.HEAD:
-                raise _Lost("disconnected", "the connection broke before the request was written") from None
-            # A server may refuse a large body before its end, and hang up: its answer can still be there.
-        await self._receive(call)
-
-    def _encode(self, request: WireRequest) -> tuple[bytes, bytes]:
-        """Head and body apart: while only the head has left, nothing can have been acted on."""
-        headers = [*self._headers, *request.headers, ("content-length", str(len(request.body)))]
-        head = self._http.send(h11.Request(method=request.method, target=request.target, headers=headers))
-        body = self._http.send(h11.Data(data=request.body)) if request.body else b""
-        self._http.send(h11.EndOfMessage())
-        return head or b"", body or b""
-
-    async def _receive(self, call: _Call) -> None:
-        while True:
-            try:
-                event = self._http.next_event()
-                if event is h11.NEED_DATA:
-                    self._http.receive_data(bytes(await self._stream.receive_some(CHUNK)))
-                    continue
-            except h11.RemoteProtocolError:
-                ended = self._http.trailing_data[1]
-                raise (_broken_off() if ended else _Lost("garbled", "what came back is no HTTP")) from None
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise _broken_off() from None
-            match event:
-                case h11.Response():
-                    call.status = event.status_code
-                    call.headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
-                case h11.Data():
-                    call.body += event.data
-                    if len(call.body) > call.most_bytes:
-                        raise _Lost("oversized", f"the answer is longer than {call.most_bytes} bytes")
-                case h11.EndOfMessage():
-                    call.whole = True
-                    return
-                case h11.ConnectionClosed() | h11.PAUSED:
-                    raise _broken_off()
-
-    async def close(self) -> None:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self._stream)
+def broken_off() -> Lost:
+    return Lost("disconnected", "the connection broke before the answer was complete")
 
 
-class LineTransport:
-    """A stack of idle lines to one provider: the last used first, so that the others may grow old and go.
-
-    It opens as many lines as there are calls in flight; whoever calls bounds those.
-    """
-
-    def __init__(
-        self,
-        base: Base,
-        *,
-        timeout_s: float,
-        most_bytes: int = MIB,
-        trust: Callable[[], ssl.SSLContext] | None = None,
-    ) -> None:
-        self._base = base
-        self._timeout_s = timeout_s
-        self._most_bytes = most_bytes
-        self._tls = (trust or trusted)() if base.secure else None
-        self._idle: list[_Line] = []
-
-    async def exchange(self, request: WireRequest, begin: Begin) -> WireAnswer | WireFailure:
-        call = _Call(request, begin, self._most_bytes)
-        failure = WireFailure(Loss.NOT_SENT, "timeout", f"no answer within {self._timeout_s:g} s")
-        with trio.move_on_after(self._timeout_s):
-            try:
-                await self._carry(call)
-            except _Lost as lost:
-                failure = lost.failure
-        return call.result(failure)
-
-    async def _carry(self, call: _Call) -> None:
-        while True:
-            line = await self._take() or await self._open()
-            try:
-                await line.carry(call)
-            except _Lost:
-                if not line.used or call.sent is not _Sent.HEAD:
-                    raise
-                # The other side had hung up while the line was idle: that is no attempt.
-            else:
-                return
-            finally:
-                await self._give_back(line, call)
-
-    async def _take(self) -> _Line | None:
-        while self._idle:
-            line = self._idle.pop()
-            if line.usable():
-                return line
-            await line.close()
-        return None
-
-    async def _give_back(self, line: _Line, call: _Call) -> None:
-        if line.renew(call):
-            self._idle.append(line)
-        else:
-            await line.close()
-
-    async def _open(self) -> _Line:
-        base = self._base
-        try:
-            tcp = await trio.open_tcp_stream(base.host, base.port)
-        except OSError as error:
-            raise _Lost("unreachable", f"no connection to {base.authority}: {_why(error)}") from error
-        if self._tls is None:
-            return _Line(tcp, tcp.socket, base)
-        tls = trio.SSLStream(tcp, self._tls, server_hostname=base.host, https_compatible=True)
-        try:
-            await tls.do_handshake()
-        except BaseException as error:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(tcp)
-            if isinstance(error, trio.BrokenResourceError):
-                raise _tls_fault(base, error) from error
-            raise
-        return _Line(tls, tcp.socket, base)
-
-    async def aclose(self) -> None:
-        while self._idle:
-            await self._idle.pop().close()
+def too_late(timeout_s: float) -> WireFailure:
+    return WireFailure(Loss.NOT_SENT, "timeout", f"no answer within {timeout_s:g} s")
 
 
-def trusted() -> ssl.SSLContext:
-    """The machine's own certificate authorities (or SSL_CERT_FILE), and those of certifi where it has none."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
-
-
-def _broken_off() -> _Lost:
-    return _Lost("disconnected", "the connection broke before the answer was complete")
+def unreachable(base: Base, error: OSError) -> Lost:
+    return Lost("unreachable", f"no connection to {base.authority}: {_why(error)}")
 
 
 def _why(error: OSError) -> str:
@@ -343,20 +135,25 @@ def _why(error: OSError) -> str:
     return error.strerror or "failed"
 
 
-def _tls_fault(base: Base, error: BaseException) -> _Lost:
+def tls_fault(base: Base, error: BaseException) -> Lost:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             text = f"the certificate of {base.authority} does not verify: {cause.verify_message}"
-            return _Lost("certificate", text, Loss.UNTRUSTED)
+            return Lost("certificate", text, Loss.UNTRUSTED)
         cause = cause.__cause__ or cause.__context__
-    return _Lost("tls", f"no TLS with {base.authority}")
+    return Lost("tls", f"no TLS with {base.authority}")
 
 
-def _kept_alive_s(headers: Mapping[str, str]) -> float:
-    """`Keep-Alive: timeout=5` names the server's patience; a second less is ours."""
-    _, named, rest = headers.get("keep-alive", "").lower().partition("timeout=")
-    digits = rest.split(",")[0].strip()
-    if not named or not digits.isdecimal() or len(digits) > 6:
-        return IDLE_S
-    return min(IDLE_S, int(digits) - 1)
+def unanswered(failure: WireFailure, *, written: bool) -> WireFailure:
+    """The failure by how much was written: more than a head, and nobody knows what became of it."""
+    if written and failure.loss is Loss.NOT_SENT:
+        return WireFailure(Loss.UNANSWERED, failure.code, failure.detail)
+    return failure
+
+
+def trusted() -> ssl.SSLContext:
+    """The machine's own certificate authorities (or SSL_CERT_FILE), and those of certifi where it has none."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context

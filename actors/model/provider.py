@@ -29,6 +29,13 @@ class UnknownRule(Word):
     HOLD = "hold"
 
 
+class HttpClient(Word):
+    """Who makes the calls to providers over HTTP."""
+
+    FAST = "fast"  # our own lines
+    HTTPX = "httpx"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRule:
     """Takes only messages that match: any of `countries` (ISO 3166, SMS only), and any of `tags`, and any of
@@ -123,6 +130,7 @@ class ProviderSettings:
     receipts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # empty: none are taken
     answers: tuple[AnswerRule, ...] = ()  # before the kind's own table
     quota: Quota | None = None
+    http_client: HttpClient = HttpClient.FAST
 
 
 def account_mark(settings: ProviderSettings) -> str:

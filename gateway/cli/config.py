@@ -23,7 +23,14 @@ from pydantic.fields import FieldInfo
 from heliograph.actors.model.duration import format_duration
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
-from heliograph.actors.model.provider import AnswerRule, BreakerSettings, ProviderSettings, RouteRule, parse_quota
+from heliograph.actors.model.provider import (
+    AnswerRule,
+    BreakerSettings,
+    HttpClient,
+    ProviderSettings,
+    RouteRule,
+    parse_quota,
+)
 from heliograph.actors.model.settings import (
     Config,
     DeadLetterSettings,
@@ -254,7 +261,6 @@ def _differs(*available: object) -> Callable[[object], bool]:
 _LATER: Final[tuple[tuple[Path_, Callable[[object], bool]], ...]] = (
     (("windows",), _differs()),
     (("webhooks",), _differs()),
-    (("delivery", "http_client"), lambda value: value == "fast"),
     (("retention", "archive"), _differs("partition")),
 )
 """Keys, or values of keys, that the public contract names and this version does not have."""
@@ -385,7 +391,8 @@ def _to_config(parsed: schema.File) -> Config:
     host, port = schema.split_bind(parsed.gateway.bind)
     monitor_host, monitor_port = schema.split_bind(parsed.monitor.bind)
     delivery, dead, kept = parsed.delivery, parsed.dead_letters, parsed.retention
-    providers = tuple(map(_provider, parsed.providers))
+    client = HttpClient(delivery.http_client)
+    providers = tuple(replace(_provider(table), http_client=client) for table in parsed.providers)
     return Config(
         redis_url=parsed.redis.url,
         postgres_url=parsed.postgres.url,

@@ -308,7 +308,7 @@ class Delivery(Table):
     )
     drain_grace: Duration = Field(30.0, ge=0, le=3600, description="from SIGTERM to the end")
     bulk_share: Real = Field(0.05, ge=0, le=1, description="of the takes that begin at the lowest lane")
-    http_client: Literal["httpx"] = Field("httpx", description="httpx")
+    http_client: Literal["fast", "httpx"] = Field("fast", description="fast, or httpx (plain)")
 
 
 class DeadLetters(Table):

@@ -21,8 +21,9 @@ import trio
 
 from heliograph.actors.model.errors import HeliographError
 from heliograph.providers.http import parse, table
+from heliograph.providers.lines import LineTransport
 from heliograph.providers.signing import AwsCredentials
-from heliograph.providers.wire import Base, LineTransport, WireFailure, WireRequest
+from heliograph.providers.wire import Base, WireFailure, WireRequest
 
 log = structlog.get_logger()
 

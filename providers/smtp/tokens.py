@@ -12,8 +12,9 @@ from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.provider import ProviderSettings
 from heliograph.providers.kinds import fault
 from heliograph.providers.smtp.opening import Bearer, Login
+from heliograph.providers.transports import connected
 from heliograph.providers.verdicts import clip
-from heliograph.providers.wire import Base, LineTransport, Loss, WireAnswer, WireFailure, WireRequest
+from heliograph.providers.wire import Base, Loss, WireAnswer, WireFailure, WireRequest
 
 CREDENTIALS: Final = ("username", "client_id", "client_secret", "refresh_token")
 EARLY_S: Final = 60.0
@@ -37,6 +38,7 @@ class Tokens:
         except ValueError as error:
             raise fault(settings, "options.token_url", str(error)) from None
         self._timeout_s = settings.timeout_s
+        self._http_client = settings.http_client
         self._lock = trio.Lock()
         self._known: Bearer | None = None
         self._until_s = 0.0
@@ -50,7 +52,7 @@ class Tokens:
     async def _renew(self) -> Bearer | Answer:
         base = self._base
         headers = (("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json"))
-        transport = LineTransport(base, timeout_s=self._timeout_s)
+        transport = connected(self._http_client, base, timeout_s=self._timeout_s)
         try:
             request = WireRequest(method="POST", target=base.prefix or "/", headers=headers, body=self._form)
             answer = await transport.exchange(request, _freely)

@@ -3,6 +3,7 @@
 Each cell says what the attempt comes to. The server's own count then shows what was sent: after each fault the message
 is given to the courier again, as delivery would do, and is sent twice only where the first outcome was `unknown`.
 A server that is not there, and one that loses or never gives its answer, are in `test_every_kind` for all kinds.
+What a kind makes of an answer is the same over both HTTP clients, so the plain one goes through the matrix with one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import trio.testing
 
 from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.message import Channel, Message
+from heliograph.actors.model.provider import HttpClient
 from heliograph.actors.ports.courier import Courier
 from heliograph.providers import build
 from tests.conformance.rigs import CHANNELS, RIG_TIMEOUT_S, an_order, http_settings
@@ -28,6 +30,7 @@ from tests.support.certificates import Authority
 from tests.support.emulators import APIS, Emulator, Mode, running
 
 KINDS: Final = sorted(CHANNELS)
+EACH: Final = [*((kind, HttpClient.FAST) for kind in KINDS), ("bulksms", HttpClient.HTTPX)]
 STALLED_S: Final = 0.3  # the timeout, where the server keeps us waiting for ever
 SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
 
@@ -112,11 +115,11 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "client"), EACH)
 async def test_a_fault_comes_to_what_is_known_and_sends_nothing_twice(
-    kind: str, cell: Cell, tls: ssl.SSLContext | None
+    kind: str, client: HttpClient, cell: Cell, tls: ssl.SSLContext | None
 ) -> None:
-    async with opened(kind, tls, timeout_s=cell.timeout_s) as line:
+    async with opened(kind, tls, timeout_s=cell.timeout_s, http_client=client) as line:
         line.emulator.set(cell.mode, times=1, raw=cell.raw)
         message, begun = line.order(), Begun()
         answer = await line.send(message, begun=begun)
@@ -131,9 +134,11 @@ async def test_a_fault_comes_to_what_is_known_and_sends_nothing_twice(
         assert (await line.send(line.order())).outcome is Outcome.ACCEPTED
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_kept_connection_closed_while_idle_is_no_attempt(kind: str, tls: ssl.SSLContext | None) -> None:
-    async with opened(kind, tls) as line:
+@pytest.mark.parametrize(("kind", "client"), EACH)
+async def test_a_kept_connection_closed_while_idle_is_no_attempt(
+    kind: str, client: HttpClient, tls: ssl.SSLContext | None
+) -> None:
+    async with opened(kind, tls, http_client=client) as line:
         line.emulator.set(Mode.HANGUP)
         for _ in range(3):
             begun = Begun()
@@ -143,11 +148,11 @@ async def test_a_kept_connection_closed_while_idle_is_no_attempt(kind: str, tls:
         assert line.emulator.seen.taken.total() == line.emulator.seen.calls == line.emulator.seen.connections == 3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "client"), EACH)
 async def test_a_kept_connection_closed_under_a_whole_request_is_unknown_and_not_written_again(
-    kind: str, tls: ssl.SSLContext | None
+    kind: str, client: HttpClient, tls: ssl.SSLContext | None
 ) -> None:
-    async with opened(kind, tls) as line:
+    async with opened(kind, tls, http_client=client) as line:
         assert (await line.send(line.order())).outcome is Outcome.ACCEPTED
         line.emulator.set(Mode.DROP, times=1)
         assert (await line.send(line.order())).outcome is Outcome.UNKNOWN

@@ -7,7 +7,7 @@ import pytest
 from heliograph.actors.model.attempt import Outcome, Scope
 from heliograph.actors.model.errors import ConfigurationError, NotAvailableYet
 from heliograph.actors.model.message import Channel
-from heliograph.actors.model.provider import Quota
+from heliograph.actors.model.provider import HttpClient, Quota
 from heliograph.gateway.cli.config import EVERYTHING, ConfigFaults, Loaded, known_keys, load, without_password
 
 STORES = {
@@ -97,7 +97,6 @@ def test_an_unknown_key_of_a_provider_names_the_provider(tmp_path: Path) -> None
     [
         '[[windows]]\ncategory = "otp"',
         "[webhooks]\nallow_private = false",
-        '[delivery]\nhttp_client = "fast"',
         '[retention]\narchive = "s3://bucket"',
     ],
 )
@@ -123,12 +122,17 @@ def test_a_quota_that_is_none_is_said_to_be(tmp_path: Path, text: str) -> None:
     "text",
     [
         '[gateway]\nhttp_server = "hypercorn"',
-        '[delivery]\nhttp_client = "httpx"',
         '[retention]\narchive = "partition"',
     ],
 )
 def test_the_plain_choice_beside_a_later_one_is_taken(tmp_path: Path, text: str) -> None:
     assert loaded(tmp_path, text + SANDBOX).config
+
+
+def test_every_provider_is_called_by_the_one_client_that_is_chosen(tmp_path: Path) -> None:
+    for text, client in (("", HttpClient.FAST), ('[delivery]\nhttp_client = "httpx"', HttpClient.HTTPX)):
+        config = loaded(tmp_path, text + SANDBOX).config
+        assert {p.http_client for p in config.providers if not p.test_only} == {client}
 
 
 @pytest.mark.parametrize(
