@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from trio.testing import MockClock
 
 from heliograph.actors.model.message import Channel
+from heliograph.actors.model.provider import HttpClient
 from heliograph.providers import KINDS, explain
 from tests.conformance import rigs, test_every_kind, test_faults
 from tests.conformance.cases import fixtures
 from tests.conformance.rigs import Rig, http_rig
 from tests.conformance.test_answers import check_answer
-from tests.conformance.test_faults import CELLS, Cell
+from tests.conformance.test_faults import CELLS, PATIENCE_S, Cell
 from tests.conformance.test_receipts import check_receipt
 from tests.support.emulators import APIS
 from tests.support.emulators.server import Api, Request, Response
@@ -123,5 +125,8 @@ async def test_it_does_what_every_kind_must(
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-async def test_it_stands_the_fault_matrix(cell: Cell) -> None:
-    await test_faults.test_a_fault_comes_to_what_is_known_and_sends_nothing_twice("pigeon", cell, None)
+async def test_it_stands_the_fault_matrix(cell: Cell, autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = PATIENCE_S
+    await test_faults.test_a_fault_comes_to_what_is_known_and_sends_nothing_twice(
+        "pigeon", HttpClient.FAST, cell, None, autojump_clock
+    )

@@ -31,6 +31,7 @@ from tests.support.emulators import APIS, Emulator, Mode, running
 
 KINDS: Final = sorted(CHANNELS)
 EACH: Final = [*((kind, HttpClient.FAST) for kind in KINDS), ("bulksms", HttpClient.HTTPX)]
+PATIENCE_S: Final = 0.1
 STALLED_S: Final = 0.3  # the timeout, where the server keeps us waiting for ever
 SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
 
@@ -104,6 +105,12 @@ async def opened(kind: str, tls: ssl.SSLContext | None = None, **fields: Any) ->
             await courier.aclose()
 
 
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """Time passes where nothing else goes on, so that a busy machine alone is no time-out."""
+    return trio.testing.MockClock(autojump_threshold=PATIENCE_S)
+
+
 @pytest.fixture(params=["in the clear", "over TLS"])
 def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext | None:
     """The server's side; this process trusts who signed for it."""
@@ -117,7 +124,7 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 @pytest.mark.parametrize(("kind", "client"), EACH)
 async def test_a_fault_comes_to_what_is_known_and_sends_nothing_twice(
-    kind: str, client: HttpClient, cell: Cell, tls: ssl.SSLContext | None
+    kind: str, client: HttpClient, cell: Cell, tls: ssl.SSLContext | None, patient_clock: trio.testing.MockClock
 ) -> None:
     async with opened(kind, tls, timeout_s=cell.timeout_s, http_client=client) as line:
         line.emulator.set(cell.mode, times=1, raw=cell.raw)
