@@ -21,13 +21,14 @@ import psycopg
 import redis
 from psycopg import sql
 
-from heliograph.gateway.cli.embedded import free_port, make_secret
+from heliograph.gateway.cli.embedded import make_secret
 from tests.chaos.clock import WallClock
 from tests.chaos.judge import Attempt, Limit, Logged
 from tests.chaos.lines import Lines
 from tests.chaos.plan import PROVIDERS, Kind, Plan
 from tests.chaos.sink import Call
 from tests.support.command import Process, heliograph
+from tests.support.ports import a_free_port
 from tests.support.services import PostgresServer, RedisServer, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -247,7 +248,7 @@ class Cluster:
         urls = {"redis": self.redis.url, "postgres": self.postgres_url}
         self.lines = stack.enter_context(Lines(urls, plan.supervisors).served())
         self._write_config(urls)
-        ports = [free_port(None) for _ in range(plan.gateways)]
+        ports = [a_free_port() for _ in range(plan.gateways)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
         self.supervisors: dict[int, Supervisor] = {}
         for number in range(1, plan.supervisors + 1):

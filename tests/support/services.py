@@ -26,6 +26,7 @@ from psycopg import sql
 
 from heliograph.gateway.cli import embedded
 from heliograph.gateway.cli.processes import spawn
+from tests.support.ports import a_free_port
 
 PATIENCE_S: Final = 30.0
 _NOT_DURABLE: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -104,7 +105,7 @@ class PostgresServer(Server):
 
     def __init__(self, *settings: str, durable: bool = False) -> None:
         folder = _folder()
-        service = embedded.Postgres(folder, embedded.free_port(None), embedded.make_secret())
+        service = embedded.Postgres(folder, a_free_port(), embedded.make_secret())
         self._numbers = itertools.count(1)
         extra = [word for setting in settings for word in ("-c", setting)]
         super().__init__(service, folder, self._answers_to_us, *extra, *(() if durable else _NOT_DURABLE))
@@ -164,7 +165,7 @@ class RedisServer(Server):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         folder = _folder()
-        self.port = port or embedded.free_port(None)
+        self.port = port or a_free_port()
         service = embedded.Redis(folder, self.port, secret or embedded.make_secret())
         extra = flags if durable else ("--appendonly", "no", *flags)
         super().__init__(service, folder, self._answers_to_us, *extra, environ=environ)

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from heliograph.gateway.cli.embedded import free_port
 from tests.support.command import heliograph, process
 from tests.support.deployment import DEPLOY, SAMPLE, compose, example_secrets
+from tests.support.ports import a_free_port
 from tests.support.services import wait_until
 
 README = DEPLOY / "README.md"
@@ -35,8 +35,8 @@ def environ(empty_postgres_url: str, redis_url: str) -> dict[str, str]:
     moved = {
         "HELIOGRAPH_POSTGRES__URL": empty_postgres_url,
         "HELIOGRAPH_REDIS__URL": redis_url,
-        "HELIOGRAPH_GATEWAY__BIND": f"127.0.0.1:{free_port(None)}",
-        "HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{free_port(None)}",
+        "HELIOGRAPH_GATEWAY__BIND": f"127.0.0.1:{a_free_port()}",
+        "HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{a_free_port()}",
     }
     return given | moved
 
@@ -55,7 +55,7 @@ def test_the_system_comes_up_by_its_own_commands(environ: dict[str, str], tmp_pa
     assert made.returncode == 0, made.stderr
     key = json.loads(made.stdout)["key"]
 
-    worker = environ | {"HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{free_port(None)}"}
+    worker = environ | {"HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{a_free_port()}"}
     assert health("supervisor", environ) == 1
     with (
         process(*command("supervisor"), cwd=tmp_path, **environ) as first,

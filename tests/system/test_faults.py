@@ -17,9 +17,9 @@ import psycopg
 import pytest
 import redis
 
-from heliograph.gateway.cli.embedded import free_port
 from tests.main_job.servers import EMULATORS, Server, emulator
 from tests.support.command import Process, heliograph, process
+from tests.support.ports import a_free_port
 from tests.support.services import PostgresServer, RedisServer, wait_until
 
 PATIENCE_S: Final = 90.0
@@ -145,7 +145,7 @@ def cluster(stores: tuple[PostgresServer, RedisServer], tmp_path: Path) -> Itera
         address = stack.enter_context(emulator(EMULATORS, "fast2sms")).split()[-1]
         provider = Server("far", "sms", (), address)
         httpx.post(f"{address}/_control", json={"mode": "slow", "delay_s": DELAY_S}).raise_for_status()
-        port = free_port(None)
+        port = a_free_port()
         config = tmp_path / "heliograph.toml"
         config.write_text(CONFIG.format(port=port, postgres=postgres_url, redis=redis_server.url, provider=address))
         assert heliograph("migrate", f"--config={config}").returncode == 0

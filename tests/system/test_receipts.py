@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from heliograph.gateway.cli.embedded import free_port
 from tests.support.command import heliograph, process
+from tests.support.ports import a_free_port
 from tests.support.services import wait_until
 
 CONFIG: Final = """
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running(home: Path, postgres: str, redis: str) -> Iterator[tuple[httpx.Client, Provider, str]]:
-    gateway, monitor = free_port(None), free_port(None)
+    gateway, monitor = a_free_port(), a_free_port()
     provider = Provider(f"http://127.0.0.1:{gateway}")
     threading.Thread(target=provider.serve_forever, daemon=True).start()
     config = home / "heliograph.toml"

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from heliograph.gateway.cli.embedded import free_port
 from tests.support.command import heliograph, process
+from tests.support.ports import a_free_port
 from tests.support.services import wait_until
 
 NOWHERE = {
@@ -25,8 +25,8 @@ def configured(empty_postgres_url: str, redis_url: str) -> dict[str, str]:
         "HELIOGRAPH_REDIS__URL": redis_url,
         "HELIOGRAPH_PROVIDERS__S__KIND": "sandbox",
         "HELIOGRAPH_PROVIDERS__S__CHANNEL": "sms",
-        "HELIOGRAPH_GATEWAY__BIND": f"127.0.0.1:{free_port(None)}",
-        "HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{free_port(None)}",
+        "HELIOGRAPH_GATEWAY__BIND": f"127.0.0.1:{a_free_port()}",
+        "HELIOGRAPH_MONITOR__BIND": f"127.0.0.1:{a_free_port()}",
     }
 
 
