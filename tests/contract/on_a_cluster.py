@@ -15,9 +15,10 @@ from heliograph.actors.ports.coordination import Coordination
 from heliograph.actors.ports.queue import Queue
 from heliograph.actors.queue.coordination import open_coordination
 from heliograph.actors.queue.redis import open_queue
-from heliograph.gateway.cli.embedded import free_port, make_secret
+from heliograph.gateway.cli.embedded import make_secret
 from tests.contract.coordination_suite import CoordinationSuite
 from tests.contract.queue_suite import QueueSuite
+from tests.support.ports import a_free_port
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import SIZE, Cluster, slot_of
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def places() -> list[int]:
     """Where clients find the nodes of whichever cluster answers."""
-    return [free_port(None) for _ in range(SIZE)]
+    return [a_free_port() for _ in range(SIZE)]
 
 
 @pytest.fixture(scope="module")

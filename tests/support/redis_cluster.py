@@ -11,6 +11,7 @@ from typing import Any, Final
 import redis
 
 from heliograph.gateway.cli import embedded
+from tests.support.ports import a_free_port
 from tests.support.services import RedisServer, wait_until
 
 SIZE: Final = 3
@@ -92,6 +93,6 @@ def _announcing(port: int, shown: int) -> tuple[str, ...]:
 def _low_port() -> int:
     """That of the cluster's bus has to be one, too."""
     while True:
-        port = embedded.free_port(None)
+        port = a_free_port()
         if port + BUS < 65_536 and embedded.port_is_free(embedded.HOST, port + BUS):
             return port
