@@ -51,6 +51,7 @@ channel = "sms"
 priority = 1
 base_url = "http://127.0.0.1:{port}"
 rate = 20
+concurrency = 100
 credentials.api_key = "key"
 options.route = "q"
 breaker = {{ open_for = "5s", window = "10s", minimum_calls = 5 }}
@@ -61,6 +62,7 @@ channel = "sms"
 priority = 2
 base_url = "http://127.0.0.1:{port}"
 rate = 20
+concurrency = 100
 credentials = {{ token_id = "id", token_secret = "secret" }}
 """
 WARM_S: Final = 3.0
