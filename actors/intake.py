@@ -1,8 +1,8 @@
 """Intake: commits accepted messages in groups, and answers each request only after its commit.
 
-No timer gathers a group: whatever piled up during the last commit is the next group. Two writers overlap one's
-commit with the other's gathering. A request that is cancelled meanwhile is committed all the same; nobody is then
-told, which an idempotency key makes good.
+No timer gathers a group: whatever piled up during the last commit is the next group. A second writer sees to it that
+nobody waits long for a commit that is slow. A request that is cancelled meanwhile is committed all the same; nobody is
+then told, which an idempotency key makes good.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ Announce = Callable[[Sequence[Hint], Sequence[Later]], None]
 """Tell the relay of new work; never waits. What it cannot keep it finds in the ledger again."""
 
 WRITERS: Final = 2
+OVERLAP_S: Final = 0.02
+"""A commit that takes longer has another beside it. Mostly there is one at a time: each has its price, whatever it
+holds, and more piles up for the next."""
 MOST_MESSAGES: Final = 1000
 COMMIT_LIMIT_S: Final = 10.0
 DECIDED_S: Final = 15.0
@@ -48,6 +51,8 @@ class Intake:
         self._announce = announce
         self._supervisor = supervisor
         self._clock = clock
+        self._under_way = 0
+        self._ended = trio.Event()
         self._entered = {(c, s): metrics.messages.labels(c, s) for c in Channel for s in State}
 
     async def run(self, inbox: Inbox[Accept]) -> None:
@@ -57,12 +62,25 @@ class Intake:
 
     async def _write(self, inbox: Inbox[Accept]) -> None:
         async for first in inbox:
+            if self._under_way:
+                await self._wait_for_the_other()
             group = [first]
             size = len(first.acceptance.messages)
             while size < MOST_MESSAGES and (more := inbox.pile(1)):
                 group += more
                 size += len(more[0].acceptance.messages)
-            await self._commit(group)
+            self._under_way += 1
+            try:
+                await self._commit(group)
+            finally:
+                self._under_way -= 1
+                self._ended.set()
+
+    async def _wait_for_the_other(self) -> None:
+        with trio.move_on_after(OVERLAP_S):
+            while self._under_way:
+                self._ended = trio.Event()
+                await self._ended.wait()
 
     async def _commit(self, group: Sequence[Accept]) -> None:
         try:

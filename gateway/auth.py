@@ -123,8 +123,12 @@ class Authenticator:
 
 def presented(headers: RequestHeaders) -> str | None:
     """The secret that a request brings along."""
-    secrets_given = {value.strip() for value in headers.getlist("X-API-Key")}
-    for value in headers.getlist("Authorization"):
+    authorizations = headers.getlist("Authorization")
+    given = headers.getlist("X-API-Key")
+    if not authorizations and len(given) == 1:
+        return given[0].strip()
+    secrets_given = {value.strip() for value in given}
+    for value in authorizations:
         scheme, _, credentials = value.strip().partition(" ")
         if scheme.lower() != "bearer":
             raise _unauthorized("the header Authorization must be `Bearer KEY`")

@@ -8,11 +8,12 @@ holds the promises.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -91,11 +92,48 @@ class Reply(Generic[R]):
             self._error = error
             self._answered.set()
 
+    @property
+    def answered(self) -> bool:
+        return self._answered.is_set()
+
     async def wait(self) -> R:
         await self._answered.wait()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # set by send, whose type is R
+
+
+class Patience:
+    """Ends what waits for an answer longer than `limit_s`, with trio.TooSlowError. One sleeper watches the oldest of
+    all: a deadline for each question would cost as much as the question."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._asked: deque[tuple[float, Reply[Any]]] = deque()
+        self._watched = False
+
+    def watch(self, reply: Reply[Any]) -> None:
+        self._forget_answered()
+        self._asked.append((trio.current_time() + self._limit_s, reply))
+        if not self._watched:
+            self._watched = True
+            trio.lowlevel.spawn_system_task(self._end_in_time)
+
+    async def _end_in_time(self) -> None:
+        try:
+            while self._asked:
+                await trio.sleep_until(self._asked[0][0])
+                now_s = trio.current_time()
+                while self._asked and self._asked[0][0] <= now_s:
+                    self._asked.popleft()[1].fail(trio.TooSlowError())
+                self._forget_answered()
+        finally:
+            self._watched = False
+
+    def _forget_answered(self) -> None:
+        asked = self._asked
+        while asked and asked[0][1].answered:
+            asked.popleft()
 
 
 class Mailbox(Generic[M]):
@@ -114,6 +152,14 @@ class Mailbox(Generic[M]):
         self.receive: trio.MemoryReceiveChannel[M]
         self._send, self.receive = trio.open_memory_channel[M](capacity)
         self.ref: Ref[M] = Ref(self)
+        self._patience: dict[float, Patience] = {}
+
+    def patience(self, limit_s: float) -> Patience:
+        """Questions are asked with one of few limits."""
+        found = self._patience.get(limit_s)
+        if found is None:
+            found = self._patience[limit_s] = Patience(limit_s)
+        return found
 
     def close(self) -> None:
         """The order to finish. What waits is still handled."""
@@ -170,8 +216,8 @@ class Ref(Generic[M]):
         error where it fails; trio.TooSlowError after `timeout_s`, when whether it took effect is unknown."""
         reply: Reply[R] = Reply()
         self._mailbox.put_nowait(order(reply))
-        with trio.fail_after(timeout_s):
-            return await reply.wait()
+        self._mailbox.patience(timeout_s).watch(reply)
+        return await reply.wait()
 
     def health(self) -> Health:
         return self._mailbox.health()

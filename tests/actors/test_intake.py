@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trio
 
-from heliograph.actors.intake import COMMIT_LIMIT_S, DECIDED_S, MOST_MESSAGES, WRITERS, Accept, Intake
+from heliograph.actors.intake import COMMIT_LIMIT_S, DECIDED_S, MOST_MESSAGES, OVERLAP_S, WRITERS, Accept, Intake
 from heliograph.actors.kernel.actor import ActorStopped, Mailbox
 from heliograph.actors.model.errors import LedgerDown, MailboxFull, NotFound
 from heliograph.actors.model.message import State
@@ -22,9 +22,10 @@ COMMIT_S = 1.0
 
 
 class SlowLedger:
-    """A second for each commit; `groups` are the numbers of requests in each."""
+    """`commit_s` for each commit; `groups` are the numbers of requests in each."""
 
     def __init__(self, ledger: Any) -> None:
+        self.commit_s = COMMIT_S
         self._ledger = ledger
         self.groups: list[int] = []
         self.under_way = self.most_under_way = 0
@@ -34,7 +35,7 @@ class SlowLedger:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await trio.sleep(COMMIT_S)
+            await trio.sleep(self.commit_s)
             return await self._ledger.accept(batch, supervisor=supervisor)
         finally:
             self.under_way -= 1
@@ -138,6 +139,27 @@ async def test_what_piles_up_during_commits_is_the_next_group(world: World, auto
     assert world.ledger.groups == [1, 1, 20]
     assert world.ledger.most_under_way == WRITERS
     assert all(asked.answer == Accepted() for asked in (first, second, *rest))
+
+
+async def test_quick_commits_follow_one_another_and_each_takes_all_that_waits(
+    world: World, autojump_clock: object
+) -> None:
+    world.ledger.commit_s = OVERLAP_S / 2
+    world.post(request(world))
+    await trio.sleep(OVERLAP_S / 20)
+    rest = [world.post(request(world)) for _ in range(20)]
+    await trio.sleep(1)
+    assert (sum(world.ledger.groups), world.ledger.most_under_way) == (21, 1)
+    assert len(world.ledger.groups) <= 3  # the other writer may have one in hand already
+    assert all(asked.answer == Accepted() for asked in rest)
+
+
+async def test_nobody_waits_long_for_a_commit_that_is_slow(world: World, autojump_clock: object) -> None:
+    world.post(request(world))
+    await trio.sleep(COMMIT_S / 10)
+    second = world.post(request(world))
+    await trio.sleep(COMMIT_S * 2)
+    assert second.at_s == pytest.approx(COMMIT_S * 1.1 + OVERLAP_S)
 
 
 async def test_a_group_is_bounded_by_its_messages(world: World, autojump_clock: object) -> None:
