@@ -6,6 +6,8 @@ import gc
 import logging
 import os
 import time
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +20,7 @@ from heliograph.gateway.cli.system import ConfigFile
 if TYPE_CHECKING:
     from heliograph.actors.model.settings import Config
     from heliograph.actors.simulation.run import Outcome
+    from heliograph.actors.simulation.scenario import Scenario
 
 DIGITS: Final = 6
 
@@ -42,13 +45,11 @@ def simulate(
 
     configured = _configured(config)
     names = frozenset(p.name for p in configured.providers if not p.test_only)
-    scenarios = [(file, scenario_file.read(file, names, seed=seed)) for file in files]
+    scenarios = [scenario_file.read(file, names, seed=seed) for file in files]
     outcomes: list[tuple[str, Outcome]] = []
-    for file, scenario in scenarios:
-        began_s = time.monotonic()
-        outcome = _play(scenario, configured)
+    for file, (outcome, took_s) in zip(files, _played(scenarios, configured), strict=True):
         outcomes.append((file.stem, outcome))
-        output.tell(f"heliograph: {file.name}: {outcome.virtual_s:,.0f} s in {time.monotonic() - began_s:.1f} s")
+        output.tell(f"heliograph: {file.name}: {outcome.virtual_s:,.0f} s in {took_s:.1f} s")
     figures = [as_figures(outcome) for _, outcome in outcomes]
     if report is not None:
         _write(report, outcomes)
@@ -72,7 +73,18 @@ def _configured(file: Path | None) -> Config:
     return load(file, environ, need=frozenset({Need.PROVIDERS}), credentials=False).config
 
 
-def _play(scenario: Any, configured: Config) -> Outcome:
+def _played(scenarios: Sequence[Scenario], configured: Config) -> Iterator[tuple[Outcome, float]]:
+    """Each with the seconds that it took. Several are played at the same time, each by a process of its own."""
+    if len(scenarios) == 1:
+        yield _play(scenarios[0], configured)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(min(len(scenarios), os.cpu_count() or 1)) as processes:
+        yield from processes.map(_play, scenarios, repeat(configured))
+
+
+def _play(scenario: Scenario, configured: Config) -> tuple[Outcome, float]:
     import structlog
 
     from heliograph.actors.simulation.run import simulate as play
@@ -85,7 +97,8 @@ def _play(scenario: Any, configured: Config) -> Outcome:
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-    return play(scenario, configured, couriers, country_of)
+    began_s = time.monotonic()
+    return play(scenario, configured, couriers, country_of), time.monotonic() - began_s
 
 
 def _write(report: Path, outcomes: list[tuple[str, Outcome]]) -> None:

@@ -188,6 +188,7 @@ def test_several_files_are_told_side_by_side_and_the_report_opens_offline(write:
     assert result.returncode == 0, result.stderr
     first, second = json.loads(result.stdout)
     assert first["accepted"] < second["accepted"]
+    assert second == figures(other), "what stands beside it changes no run"
     page = Links()
     page.feed(report.read_text())
     assert page.links == []
