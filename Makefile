@@ -71,8 +71,8 @@ types: $(STAMP_DEV) ## strict mypy over the whole package
 imports: $(STAMP_DEV) ## import layers, as docs/architecture.md draws them
 	@$(BIN)/lint-imports --no-cache
 
-contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin and on the real service
-	@$(PYTEST) tests/contract $(ARGS)
+contract: $(STAMP_DEV) ## each port's contract suite, on the memory twin, the real service and a Redis Cluster
+	@$(PYTEST) tests/contract tests/contract/on_a_cluster.py $(ARGS)
 
 chaos: $(STAMP_DEV) ## real processes under seeded faults, judged by who receives (RUNS=n SEED=s FAULTS_S=20 JOBS=1, resumable)
 	@$(BIN)/python -m tests.chaos $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
@@ -83,7 +83,7 @@ simulate-search: $(STAMP_DEV) ## thousands of stories in virtual time, each draw
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(STAMP_DEV) ## Heliograph's own speed scenarios (PEERS=<folder of the kit> runs the peers in turn)
-	@PEERS="$(PEERS)" $(BIN)/python -P -m tests.bench $(ARGS)
+	@PEERS="$(PEERS)" $(BIN)/python -m tests.bench $(ARGS)
 
 main-job: $(STAMP_DEV) ## ten thousand messages through failing providers, counted at the receiving end
 	@$(BIN)/python -m tests.main_job $(ARGS)

@@ -2,7 +2,8 @@
 
     python -m tests.bench [--seconds 6] [--count 40000] [--only accept-single,drain-noop] [--server hypercorn]
 
-With PEERS=<folder of the kit> the same scenarios are run against the peers too, in turns, by the kit's own runner.
+With PEERS=<folder of the kit> all scenarios are run against a peer in turns (peers.py), and ratios that have become
+worse are reported. Beside these: tests.bench.growth, tests.bench.memory, tests.bench.scale, tests.bench.overload.
 A run whose messages are not all accounted for says so and counts for nothing.
 """
 
@@ -27,6 +28,7 @@ import psycopg
 import trio
 
 from heliograph.gateway.cli.embedded import free_port
+from tests.bench import peers
 from tests.support.command import COMMAND, environment
 from tests.support.services import PostgresServer, RedisServer, wait_until
 
@@ -38,7 +40,16 @@ CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Bench:
-    def __init__(self, folder: Path, database: str, postgres: PostgresServer, redis: RedisServer, server: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: str,
+        postgres: PostgresServer,
+        redis: RedisServer,
+        server: str = "fast",
+        *,
+        rate: int = 1_000_000,
+    ) -> None:
         self._folder = folder
         self._database = database
         self.stores = {"postgres": postgres.pid, "redis": redis.pid}
@@ -61,13 +72,16 @@ level = "warning"
 name = "noop"
 kind = "sandbox"
 channel = "sms"
-rate = 1000000
-burst = 1000000
+rate = {rate}
+burst = {rate}
 concurrency = 64
 """
         )
         self._call("migrate")
-        self.key = json.loads(self._call("keys", "create", "--name", "bench", "--json"))["key"]
+        self.key = self.make_key()
+
+    def make_key(self, *options: str) -> str:
+        return str(json.loads(self._call("keys", "create", "--name", "bench", *options, "--json"))["key"])
 
     def _call(self, *command: str) -> str:
         done = subprocess.run(
@@ -77,20 +91,24 @@ concurrency = 64
         return done.stdout
 
     @contextmanager
-    def running(self, roles: str) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen([*COMMAND, "run", "--config", str(self._config), "--role", roles], env=environment())
+    def running(self, roles: str, *, monitor: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        port = monitor or self.monitor
+        process = subprocess.Popen(
+            [*COMMAND, "run", "--config", str(self._config), "--role", roles],
+            env=environment(HELIOGRAPH_MONITOR__BIND=f"127.0.0.1:{port}"),
+        )
         try:
-            wait_until(lambda: self._ready(process), f"{roles} is ready")
+            wait_until(lambda: self._ready(process, port), f"{roles} is ready", within_s=60)
             yield process
         finally:
             process.terminate()
             process.wait(40)
 
-    def _ready(self, process: subprocess.Popen[bytes]) -> bool:
+    def _ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
         if process.poll() is not None:
             raise RuntimeError(f"heliograph run ended with {process.returncode}")
         try:
-            return httpx.get(f"http://127.0.0.1:{self.monitor}/readyz").status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -187,7 +205,7 @@ concurrency = 64
             return {"msgs_per_s": (done - start) / took_s} | self._spent(before, process.pid, done - start)
 
     def _cpu(self, pid: int) -> dict[str, float]:
-        return {name: _cpu_seconds(each) for name, each in {"heliograph": pid, **self.stores}.items()}
+        return {name: cpu_seconds(each) for name, each in {"heliograph": pid, **self.stores}.items()}
 
     def _spent(self, before: dict[str, float], pid: int, messages: int) -> dict[str, float]:
         after = self._cpu(pid)
@@ -227,7 +245,7 @@ async def _some(stream: trio.SocketStream) -> bytes:
     return data
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process and of all below it, with those it has reaped."""
     total, todo = 0, [pid]
     while todo:
@@ -270,22 +288,25 @@ def _once(scenario: str, options: argparse.Namespace) -> dict[str, float]:
         redis.remove()
 
 
-def with_peers(kit: Path, options: argparse.Namespace) -> int:
-    peers = os.environ.get("PEER_NAMES", "node-tuned").split()
-    command = [kit / "run", ",".join(options.only), *peers, "heliograph", "--repeat", str(options.repeat)]
-    return subprocess.run(command, env=os.environ | {"HELIOGRAPH_HOME": str(Path.cwd())}, check=False).returncode
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--count", type=int, default=40_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(SCENARIOS))
+    parser.add_argument("--only", type=lambda text: text.split(","))
     parser.add_argument("--server", choices=("fast", "hypercorn"), default="fast")
+    parser.add_argument("--record", action="store_true", help="with PEERS: take the ratios found for the recorded ones")
     options = parser.parse_args()
     if kit := os.environ.get("PEERS"):
-        return with_peers(Path(kit), options)
+        return peers.run(
+            Path(kit),
+            scenarios=options.only or peers.SCENARIOS,
+            peer=os.environ.get("PEER", "node-tuned"),
+            repeat=options.repeat,
+            seconds=options.seconds,
+            record=options.record,
+        )
+    options.only = options.only or SCENARIOS
     own(options)
     return 0
 
