@@ -2,12 +2,13 @@
 
 A line is a socket, in the clear or under TLS, and nothing between us and the system's own calls. What is to be written
 is written at once, in the slice in which `begin` was asked; where the socket takes it all, a call waits once: for its
-answer. `reading.py` makes that out of the bytes. How many bytes the system took is known throughout, and decides what
-a lost call means.
+answer, and one task looks at the clock for all calls that do. `reading.py` makes the answer out of the bytes. How many
+bytes the system took is known throughout, and decides what a lost call means.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import socket
@@ -50,9 +51,11 @@ _REQUEST: Final = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9
 class _Call:
     """How far a call has come; what is left of it when time runs out. The system has taken `written` of `data`."""
 
-    __slots__ = ("begin", "data", "head_bytes", "reading", "written")
+    __slots__ = ("begin", "data", "head_bytes", "overdue", "reading", "until_s", "written")
 
-    def __init__(self, head: bytes, body: bytes, begin: Begin, most_bytes: int) -> None:
+    def __init__(self, head: bytes, body: bytes, begin: Begin, most_bytes: int, until_s: float) -> None:
+        self.until_s = until_s
+        self.overdue = False
         self.data = head + body
         self.head_bytes = len(head)
         self.begin = begin
@@ -64,6 +67,52 @@ class _Call:
         if self.reading.status is not None:
             return self.reading.answer()
         return unanswered(failure, written=self.written > self.head_bytes or self.written == len(self.data))
+
+
+class _Watch:
+    """Looks at the clock for every call that waits for its answer. A cancel scope for each would cost a quarter of it.
+
+    The task ends when it finds nobody waiting at the time for which it had looked ahead.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[_Call, int] = {}
+        self._asleep: trio.CancelScope | None = None
+
+    def add(self, call: _Call, number: int) -> None:
+        """From now on `overdue` is set when time is up, and whoever waits for this file descriptor wakes."""
+        self._waiting[call] = number
+        if self._asleep is None:
+            self._asleep = trio.CancelScope(deadline=call.until_s)
+            trio.lowlevel.spawn_system_task(self._look, self._asleep)
+        elif call.until_s < self._asleep.deadline:
+            self._asleep.deadline = call.until_s
+
+    def remove(self, call: _Call) -> None:
+        self._waiting.pop(call, None)
+
+    async def _look(self, asleep: trio.CancelScope) -> None:
+        try:
+            while True:
+                with asleep:
+                    await trio.sleep_forever()
+                next_s = self._wake(trio.current_time())
+                if next_s == math.inf:
+                    return
+                self._asleep = asleep = trio.CancelScope(deadline=next_s)
+        finally:
+            self._asleep = None
+
+    def _wake(self, now_s: float) -> float:
+        """Those whose time is up; when the next one's is."""
+        next_s = math.inf
+        for call, number in self._waiting.items():
+            if call.until_s > now_s:
+                next_s = min(next_s, call.until_s)
+            elif not call.overdue:
+                call.overdue = True
+                trio.lowlevel.notify_closing(number)
+        return next_s
 
 
 class _Line:
@@ -98,17 +147,24 @@ class _Line:
             return False
         return False
 
-    async def carry(self, call: _Call) -> None:
-        """Write the request, read the answer into `call`. Raises Lost, and what `call.begin` raises."""
+    async def carry(self, call: _Call, watch: _Watch) -> None:
+        """Write the request, read the answer into `call`, as far as there is time. Raises Lost, and what `call.begin`
+        raises."""
         call.begin()
         self.fit = False
         if not self._write(call):
             await self._write_on(call)
         reading = call.reading
-        while not reading.whole:
-            await wait_readable(self._number)
-            self._read(reading)
-        if reading.keeps and call.written == len(call.data):
+        watch.add(call, self._number)
+        try:
+            while not reading.whole and not call.overdue:
+                await wait_readable(self._number)
+                self._read(reading)
+        except trio.ClosedResourceError:
+            return  # overdue
+        finally:
+            watch.remove(call)
+        if reading.whole and reading.keeps and call.written == len(call.data):
             self.fit = self.used = True
             self._good_until_s = trio.current_time() + _kept_alive_s(reading.headers)
 
@@ -129,8 +185,10 @@ class _Line:
 
     async def _write_on(self, call: _Call) -> None:
         """The rest, when there is room for it, or until an answer comes before its time (RFC 9112, 9.5)."""
-        while not await self._has_answer_or_room(call) and not self._write(call):
-            pass
+        with trio.move_on_at(call.until_s) as limit:
+            while not await self._has_answer_or_room(call) and not self._write(call):
+                pass
+        call.overdue = limit.cancelled_caught
 
     async def _has_answer_or_room(self, call: _Call) -> bool:
         """True: there is an answer, or a part of it."""
@@ -186,30 +244,30 @@ class LineTransport:
         self._most_bytes = most_bytes
         self._tls = (trust or trusted)() if base.secure else None
         self._fixed = f"host: {base.authority}\r\nuser-agent: {USER_AGENT}\r\naccept-encoding: identity\r\n"
+        self._watch = _Watch()
         self._idle: list[_Line] = []
         self._closed = False
 
     async def exchange(self, request: WireRequest, begin: Begin) -> WireAnswer | WireFailure:
-        call = _Call(encoded(request, self._fixed), request.body, begin, self._most_bytes)
-        failure = self._too_late
-        with trio.move_on_after(self._timeout_s):
-            try:
-                await self._carry(call)
-            except Lost as lost:
-                failure = lost.failure
-        return call.result(failure)
+        until_s = trio.current_time() + self._timeout_s
+        call = _Call(encoded(request, self._fixed), request.body, begin, self._most_bytes, until_s)
+        try:
+            await self._carry(call)
+        except Lost as lost:
+            return call.result(lost.failure)
+        return call.result(self._too_late)
 
     async def _carry(self, call: _Call) -> None:
-        while True:
-            line = self._take() or await self._open()
+        while (line := self._take() or await self._open(call.until_s)) is not None:
             try:
-                return await line.carry(call)
+                return await line.carry(call, self._watch)
             except Lost:
                 if not line.used or call.written:
                     raise
                 # The other side had hung up while the line was idle, and took nothing: that is no attempt.
             finally:
                 self._give_back(line)
+        return None
 
     def _take(self) -> _Line | None:
         while self._idle:
@@ -227,7 +285,13 @@ class LineTransport:
             self._idle.pop(0).say_goodbye()
         return None
 
-    async def _open(self) -> _Line:
+    async def _open(self, until_s: float) -> _Line | None:
+        """None where time is up."""
+        with trio.move_on_at(until_s):
+            return await self._connect()
+        return None
+
+    async def _connect(self) -> _Line:
         try:
             stream = await trio.open_tcp_stream(self._base.host, self._base.port)
         except OSError as error:

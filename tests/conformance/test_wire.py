@@ -566,6 +566,63 @@ class TestOurLines:
             assert (await exchanged(transport)).body == b"ok"
             assert server.connections == 2
 
+    async def test_each_of_many_calls_has_its_own_time(
+        self, emulator: Emulator, lines: Transport, mock_clock: trio.testing.MockClock
+    ) -> None:
+        emulator.set(Mode.SILENT)
+        ended: list[float] = []
+
+        async def call() -> None:
+            assert (await lost(lines)).code == "timeout"
+            ended.append(trio.current_time())
+
+        for _ in range(2):  # the second time when nobody looked at the clock any more
+            ended.clear()
+            began_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(call)
+                    await trio.testing.wait_all_tasks_blocked(0.02)
+                    mock_clock.jump(2)
+                for _ in range(3):
+                    await trio.testing.wait_all_tasks_blocked(0.02)
+                    mock_clock.jump(2)
+            assert [moment - began_s for moment in ended] == [6, 8, 10]
+        emulator.set(Mode.OK)
+        assert (await exchanged(lines)).whole
+
+    async def test_a_call_that_was_long_in_coming_to_its_line_has_no_more_time_than_others(
+        self, connect_line: Connect, mock_clock: trio.testing.MockClock, tmp_path: Path
+    ) -> None:
+        authority, go_on = Authority.new(tmp_path), trio.Event()
+        waits = [go_on.wait, trio.lowlevel.checkpoint]
+
+        async def serve(stream: trio.SocketStream) -> None:
+            await waits.pop(0)()
+            tls = trio.SSLStream(stream, authority.server(), server_side=True)
+            await tls.do_handshake()
+            await trio.sleep_forever()
+
+        ended: list[float] = []
+
+        async def call() -> None:
+            assert (await lost(transport)).loss is Loss.UNANSWERED
+            ended.append(trio.current_time() - began_s)
+
+        async with serving(serve) as url, trio.open_nursery() as nursery:
+            transport = connect_line(url.replace("http://127.0.0.1", "https://localhost"), trust=authority.client)
+            began_s = trio.current_time()
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(1)
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            go_on.set()
+            for _ in range(6):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                mock_clock.jump(1)
+        assert ended == [5, 6]
+
     async def test_a_line_rests_no_longer_than_its_server_is_patient(
         self, connect_line: Connect, mock_clock: trio.testing.MockClock
     ) -> None:
