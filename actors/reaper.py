@@ -27,6 +27,8 @@ AHEAD_S: Final = 2 * EVERY_S
 SOON_S: Final = 0.1
 """Within so much of its time an overdue claim is looked at, not by all supervisors in the same instant."""
 AFTER_OUTAGE_S: Final = 5.0
+AGAIN_S: Final = 10.0
+"""The journal forgets nothing that it was told. Where it is behind, all who look would else keep it so."""
 MOST: Final = 200
 
 
@@ -59,7 +61,7 @@ class Reaper:
             if now_s < still_until_s:  # it goes on looking: another outage begins the wait anew
                 continue
             for each in overdue:
-                if now_s - told_s.get(_key(each), -inf) < EVERY_S:
+                if now_s - told_s.get(_key(each), -inf) < AGAIN_S:
                     continue  # it is with the journal
                 told_s[_key(each)] = now_s
                 log.warning(

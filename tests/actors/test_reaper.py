@@ -13,7 +13,7 @@ from heliograph.actors.model.attempt import Outcome, Settled
 from heliograph.actors.model.message import Reason, State, Tracked
 from heliograph.actors.ports.journal import AttemptOverdue
 from heliograph.actors.ports.ledger import MessageView
-from heliograph.actors.reaper import AFTER_OUTAGE_S, MOST, Reaper
+from heliograph.actors.reaper import AFTER_OUTAGE_S, AGAIN_S, EVERY_S, MOST, Reaper
 from tests.support.couriers import ACCEPTED
 from tests.support.journal_world import HOLD_S, JournalWorld
 from tests.support.stage import Stage
@@ -202,7 +202,7 @@ async def test_what_it_has_told_of_it_does_not_tell_again_at_once(stage: Stage, 
     told = [each.tracked.message.id for each in journal.told]
     assert sorted(told[:3]) == sorted(each.message.id for each in first)
     assert len(told) == len(set(told))
-    await trio.sleep(10)
+    await trio.sleep(AGAIN_S + EVERY_S)
     assert len(journal.told) > len(told), "where the word was lost, it is told again"
 
 
