@@ -144,6 +144,12 @@ async def test_answers_may_come_in_any_pieces() -> None:
     assert exchange.run_id == "one"
 
 
+async def test_a_command_and_an_answer_larger_than_any_buffer_go_through(redis_url: str) -> None:
+    text = "x" * 10_000_000
+    async with linked(redis_url) as link:
+        assert await link.call("ECHO", text) == text
+
+
 async def test_a_refusal_among_others_leaves_the_next_commands_their_own_answers(redis_url: str) -> None:
     async with linked(redis_url) as link:
         await link.call("SET", "text", "x")
