@@ -318,6 +318,24 @@ async def test_the_hot_way_takes_three_statements_for_a_whole_batch(
         assert len(watched.statements) == 4
 
 
+async def test_a_message_alone_is_not_planned_for_anew(postgres_url: str) -> None:
+    """A plan that depends on the values is made up to five times; then the one for all of them has to be as good."""
+    planned = "SELECT statement, custom_plans FROM pg_prepared_statements WHERE custom_plans > 5"
+    async with open_ledger(postgres_url, supervisor=ME) as ledger:
+        world = LedgerWorld(ledger, lambda _: (_ for _ in ()).throw(AssertionError))
+        for _ in range(8):
+            message = world.message()
+            await ledger.intake.accept([Acceptance(messages=(message,), states=(State.QUEUED,))], supervisor=ME)
+            await ledger.delivery.load([message.id])
+            [c] = await ledger.delivery.claim([ClaimRequest(message.id, "p1", 10)], supervisor=ME)
+            finish = Finish(
+                message_id=c.message_id, number=c.number, provider="p1", started_at=c.started_at,
+                finished_at=c.started_at, answer=ACCEPTED, move=SENT,
+            )  # fmt: skip
+            await ledger.delivery.finish([finish], supervisor=ME)
+        assert await ledger.delivery._pool.rows(planned) == []  # type: ignore[attr-defined]
+
+
 async def test_to_drop_a_month_writes_next_to_nothing(postgres_url: str) -> None:
     async with open_ledger(postgres_url, supervisor=ME) as ledger:
 
