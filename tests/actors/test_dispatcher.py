@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from heliograph.actors.dispatcher import LANDING_S
 from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.receipt import SuppressionReason
@@ -43,7 +44,9 @@ async def test_a_message_is_claimed_and_handed_over_with_the_right_to_one_call(
     assert await stage.state(hint) is State.SENDING
     assert world.in_hand() == {hint.message_id}, "until the journal settles it"
     [claim] = await _claims(stage)
-    assert claim.until - claim.started_at == timedelta(seconds=world.delivery.send_window_s + LONGEST_CALL_S + 1)
+    assert claim.until - claim.started_at == timedelta(
+        seconds=world.delivery.send_window_s + LONGEST_CALL_S + LANDING_S
+    )
 
 
 async def _claims(stage: Stage) -> Sequence[Any]:

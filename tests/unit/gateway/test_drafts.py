@@ -12,7 +12,8 @@ from heliograph.gateway.api.drafts import PlainSms
 from heliograph.gateway.api.schemas import MOST_TEXT, SmsBody, SmsItem
 
 PLAIN: Final = {"channel": "sms", "to": "+919876540000", "text": "Hello, Asha."}
-ODD: Final = st.sampled_from([None, "", " ", "sms", "urgent", "otp", 7, True, 1.5, [], ["a"], {}, "\u2003", "x\ud800"])
+ODD: Final = st.sampled_from([None, "", " ", "sms", "urgent", "otp", 7, True, 1.5, [], ["a"], {}, "\u2003"])
+"""Half a surrogate pair is not among them: the JSON is searched for it before anything is read from it."""
 TEXTS: Final = st.text(max_size=20) | st.sampled_from(["x" * MOST_TEXT, "x" * (MOST_TEXT + 1), "\x1f", "\x85 "])
 NUMBERS: Final = st.sampled_from(
     ["+919876540000", "+27831231234", "+12025550123", "+442079460000", "+9198", "asha@shop.in"]
