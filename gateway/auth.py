@@ -140,9 +140,11 @@ def presented(headers: RequestHeaders) -> str | None:
 
 def require(key: ApiKey, *scopes: ScopeName) -> None:
     """One of them is enough."""
-    if not any(key.allows(scope) for scope in scopes):
-        wanted = " or ".join(scopes)
-        raise Refused(Code.MISSING_SCOPE, f"this needs the scope {wanted}, which the API key {key.id} does not have")
+    for scope in scopes:
+        if key.allows(scope):
+            return
+    wanted = " or ".join(scopes)
+    raise Refused(Code.MISSING_SCOPE, f"this needs the scope {wanted}, which the API key {key.id} does not have")
 
 
 def is_operator(key: ApiKey) -> bool:

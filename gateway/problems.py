@@ -6,7 +6,7 @@ which the client learns the request's id and nothing more.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -176,7 +176,7 @@ class Refused(HeliographError):
 
 
 def new_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{os.urandom(12).hex()}"
 
 
 def invalid(faults: Sequence[Fault]) -> Refusal:
