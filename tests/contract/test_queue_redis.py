@@ -69,7 +69,6 @@ def lone_server() -> Iterator[RedisServer]:
 async def test_lists_of_a_former_generation_are_removed_after_a_while(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_queue, "KEEP_FORMER_S", 0.05)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         async with open_queue(redis_url, "a") as queue:
             await queue.open("g1")
@@ -79,6 +78,7 @@ async def test_lists_of_a_former_generation_are_removed_after_a_while(
             await queue.push(hints(URGENT, 7))
             await queue.sweep()
             assert client.keys("heliograph:g1:*"), "it may have been given up for an older one by mistake"
+            monkeypatch.setattr(redis_queue, "KEEP_FORMER_S", 0.05)
 
             async def are_gone() -> bool:
                 await queue.sweep()
