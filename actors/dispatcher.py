@@ -29,6 +29,7 @@ from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneratio
 from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
+from heliograph.actors.model.value import value
 from heliograph.actors.policy.availability import put_off
 from heliograph.actors.policy.causes import cause_of
 from heliograph.actors.policy.route import Candidates, Router, order
@@ -55,7 +56,7 @@ HELD: Final = "held"
 """How an attempt without an answer was settled: nobody calls again, and no receipt came."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Take:
     provider: str
 

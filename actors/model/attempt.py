@@ -7,6 +7,7 @@ from datetime import datetime
 
 from heliograph.actors.model.message import Message
 from heliograph.actors.model.receipt import SuppressionReason
+from heliograph.actors.model.value import value
 from heliograph.actors.model.word import Word
 
 
@@ -38,7 +39,7 @@ class Scope(Word):
     MESSAGE = "message"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a provider said of one message in one call, classified.
 
@@ -58,7 +59,7 @@ class Answer:
     suppress: SuppressionReason | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class ProviderCall:
     """One message's share of a call. `attempt_id` is unique per attempt (at most 20 characters of [0-9A-Za-z]),
     travels to the provider where it has a place for it, and ties receipts to attempts."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from heliograph.actors.model.value import value
 from heliograph.actors.model.word import Word
 
 
@@ -75,7 +76,7 @@ class WaitingFor(Word):
     PROVIDER = "provider"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Lane:
     """One queue: a channel and a priority. Written `sms:urgent`, in Redis, in metrics and in the API."""
 
@@ -95,7 +96,7 @@ LANES: Final[tuple[Lane, ...]] = tuple(Lane(c, p) for c in Channel for p in Prio
 _LANES: Final = {(lane.channel, lane.priority): lane for lane in LANES}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class SmsContent:
     """The `sms` fields keep their names from the API. `text` is never logged."""
 
@@ -116,7 +117,7 @@ class Attachment:
     content_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class EmailContent:
     """At least one of `text` and `html` is present. `sender` is the API's `from` (`Name <a@b>` or `a@b`)."""
 
@@ -134,7 +135,7 @@ class EmailContent:
 Content = SmsContent | EmailContent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Message:
     """What was accepted. `to` is E.164 with `+` for SMS, an address for email. `parts` is the SMS segment count."""
 
@@ -168,7 +169,7 @@ class Message:
         return 1 + len(content.cc) + len(content.bcc) if isinstance(content, EmailContent) else 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Where a message is. The counters up to `throttled` start anew with a redrive; `attempts` never does.
 
@@ -199,7 +200,7 @@ class Standing:
     unsettled_provider: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Move:
     """Where a message goes when its attempt ends: the new standing, counters in full (the claim kept others away).
 
@@ -226,7 +227,7 @@ class Move:
     auto_retry_in_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Tracked:
     """A message together with its standing, as the ledger loads it."""
 

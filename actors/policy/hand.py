@@ -19,6 +19,7 @@ from typing import Final
 
 from heliograph.actors.model.attempt import Settled
 from heliograph.actors.model.message import Priority, Tracked
+from heliograph.actors.model.value import value
 
 RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
 RETRY_PART: Final = 0.1
@@ -30,7 +31,7 @@ BEHIND_S: Final = 3600.0
 Counted = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Slot:
     """One moment for one call, on the local boot clock: usable from `opens_s` to `closes_s`, once; never refunded.
     `counted` is where a quota counted it: in which count, and which part of that."""

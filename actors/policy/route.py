@@ -8,15 +8,15 @@ message or the configuration rules out, is no candidate; what is merely down, pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from heliograph.actors.model.message import Channel, Message, Priority
 from heliograph.actors.model.provider import ProviderSettings
+from heliograph.actors.model.value import value
 from heliograph.actors.policy.bucket import shape
 from heliograph.actors.policy.quota import ordinary
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Candidates:
     """Names by priority (groups of equals), and why each of the others never could."""
 

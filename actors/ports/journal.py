@@ -11,9 +11,10 @@ from typing import Protocol
 
 from heliograph.actors.model.attempt import Answer, Settled
 from heliograph.actors.model.message import Tracked
+from heliograph.actors.model.value import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
     """A call was made and came to this. `internal`: our own code raised, so the message fails for good.
     `settles`: what was learnt on the way of the earlier attempt without an answer (its number, what)."""
@@ -28,7 +29,7 @@ class AttemptFinished:
     settles: tuple[int, Settled] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class AttemptReleased:
     """No call was made: the right lapsed, the breaker opened, we drain. Nothing is counted."""
 

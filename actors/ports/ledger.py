@@ -33,6 +33,7 @@ from heliograph.actors.model.deadletter import (
 from heliograph.actors.model.message import Channel, Lane, Message, Move, Reason, Standing, State, Tracked, WaitingFor
 from heliograph.actors.model.provider import Controls, ForcedBreaker, Pause, ProviderReport
 from heliograph.actors.model.receipt import Receipt, Suppression, SuppressionReason
+from heliograph.actors.model.value import value
 from heliograph.actors.policy.allowance import Exceeded, KeyLimits
 
 # ------------------------------------------------------------------------------------------------ intake
@@ -111,7 +112,7 @@ class IntakeLedger(Protocol):
 # ---------------------------------------------------------------------------------------------- delivery
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Loaded:
     """A waiting message without an open claim. `due_in_s` <= 0: may be claimed now. `expires_in_s` <= 0: too late."""
 
@@ -120,7 +121,7 @@ class Loaded:
     expires_in_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ClaimRequest:
     """`hold_s` is send window + longest call, and a moment: how long the reaper keeps away from it."""
 
@@ -129,14 +130,14 @@ class ClaimRequest:
     hold_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Claimed:
     message_id: str
     number: int
     started_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Finish:
     """The end of one claim. `answer` None: no call was made (the previous attempt was asked about instead); then no
     attempt is logged. `settles` says what was learnt of an earlier unknown attempt: (number, what).
@@ -153,7 +154,7 @@ class Finish:
     overdue_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Finished:
     """What came of a Finish. `state` is where the message is now; `applied` whether our claim was still open.
 

@@ -11,19 +11,19 @@ this queue was opened with (Redis was emptied, replaced, or another supervisor r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from heliograph.actors.model.message import Channel, Lane, Priority
+from heliograph.actors.model.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Hint:
     message_id: str
     lane: Lane
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Later:
     hint: Hint
     due_in_s: float
