@@ -16,7 +16,14 @@ from typing import Any, Final
 
 from heliograph.actors.ledger.edges import NOTHING_AWAITED, Edges, Held
 from heliograph.actors.ledger.pool import Connection, Pool
-from heliograph.actors.ledger.rows import TRACKED, TRACKED_WIDTH, json_of, tracked_of
+from heliograph.actors.ledger.rows import (
+    TRACKED,
+    TRACKED_WIDTH,
+    array_of,
+    nullable_array_of,
+    number_array_of,
+    tracked_of,
+)
 from heliograph.actors.ledger.suppressions import among, enter, suppress, suppressed
 from heliograph.actors.model.attempt import Answer, Attempt, Outcome, Settled
 from heliograph.actors.model.identity import time_prefix
@@ -38,7 +45,7 @@ from heliograph.actors.ports.ledger import (
 LOAD: Final = f"""
 SELECT {TRACKED}, date_part('epoch', m.due_at - now()), date_part('epoch', m.expires_at - now()), {suppressed("c")}
 FROM messages AS m JOIN contents AS c USING (id)
-WHERE m.id = ANY(%s) AND m.state || '' IN ('queued', 'scheduled')
+WHERE m.id = ANY(%s::text[]) AND m.state || '' IN ('queued', 'scheduled')
   AND NOT EXISTS (SELECT FROM claims AS k WHERE k.message_id = m.id)"""  # noqa: S608
 
 # By the primary key, in the order given. The lock makes us wait for whoever is moving the message, and then looks at
@@ -87,43 +94,45 @@ SELECT message_id, number, started_at FROM won"""  # noqa: S608 - all its parts 
 
 # By the primary keys. Takes those whose claim is ours and still open: the claim is read as of the statement's
 # beginning, and `attempts` of the row as it is once we have its lock, which every other end of the claim moves on.
-# The row is locked before the claim is deleted, as CLAIM does it.
+# The row is locked before the claim is deleted, as CLAIM does it. Provider and beginning are the claim's. Answers those
+# that it did not take.
 SENT: Final = """
 WITH ended AS (
-    SELECT * FROM json_to_recordset(%s::json) AS e (
-        id text, number integer, provider text, started_at timestamptz, finished_at timestamptz, outcome text,
-        code text, detail text, provider_message_id text,
-        counted smallint, unknowns smallint, throttled smallint, reclaims smallint, passes smallint
-    )
+    SELECT id, number, timestamptz 'epoch' + finished_us * interval '1 microsecond' AS finished_at, code, detail,
+           provider_message_id, traced, counted, unknowns
+    FROM unnest(
+        %(ids)s::text[], %(numbers)s::integer[], %(finished_us)s::bigint[], %(codes)s::text[], %(details)s::text[],
+        %(provider_message_ids)s::text[], %(traced)s::boolean[], %(counted)s::smallint[], %(unknowns)s::smallint[]
+    ) AS e (id, number, finished_us, code, detail, provider_message_id, traced, counted, unknowns)
 ), moved AS (
     UPDATE messages AS m SET
         state = 'sent', updated_at = now(), attempts = e.number, counted = e.counted, unknowns = e.unknowns,
-        throttled = e.throttled, reclaims = e.reclaims, passes = e.passes, tried = NULL, provider = e.provider,
-        reason = NULL, waiting_for = NULL, waiting_provider = NULL, unsettled = NULL, unsettled_provider = NULL,
-        landed = NULL, touched_by = k.supervisor
-    FROM ended AS e JOIN claims AS k ON k.message_id = e.id AND k.number = e.number AND k.supervisor = %s
-    WHERE m.id = e.id AND m.id = ANY(%s) AND m.state || '' = 'queued' AND m.attempts = e.number - 1
-    RETURNING m.channel, e.*
+        throttled = 0, reclaims = 0, passes = 0, tried = NULL, provider = k.provider, reason = NULL,
+        waiting_for = NULL, waiting_provider = NULL, unsettled = NULL, unsettled_provider = NULL, landed = NULL,
+        touched_by = k.supervisor
+    FROM ended AS e JOIN claims AS k ON k.message_id = e.id AND k.number = e.number AND k.supervisor = %(supervisor)s
+    WHERE m.id = e.id AND m.id = ANY(%(ids)s::text[]) AND m.state || '' = 'queued' AND m.attempts = e.number - 1
+    RETURNING m.channel, k.provider, k.started_at, e.*
 ), closed AS (
     DELETE FROM claims AS k USING moved WHERE k.message_id = moved.id
 ), logged AS (
     INSERT INTO attempts (
         message_id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
     )
-    SELECT id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
+    SELECT id, number, provider, started_at, finished_at, 'accepted', code, detail, provider_message_id
     FROM moved
 ), counted AS (
     INSERT INTO tallies AS t (writer, channel, counted, present, entered)
-    SELECT %s, channel, v.counted, sum(present), sum(entered)
+    SELECT %(writer)s, channel, v.counted, sum(present), sum(entered)
     FROM moved CROSS JOIN (VALUES ('queued', -1, 0), ('sent', 1, 1)) AS v (counted, present, entered)
     GROUP BY channel, v.counted
     ORDER BY channel, v.counted
     ON CONFLICT (writer, channel, counted) DO UPDATE
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
 )
-SELECT id FROM moved"""
+SELECT id FROM ended EXCEPT ALL SELECT id FROM moved"""
 # The same where receipts name some of the attempts by the provider's id alone.
-SENT_TRACED: Final = SENT.replace("unknowns smallint,", "unknowns smallint, traced boolean,", 1).replace(
+SENT_TRACED: Final = SENT.replace(
     "), counted AS (",
     """), noted AS (
     INSERT INTO provider_ids (message_id, number, provider, provider_message_id, recipient)
@@ -228,7 +237,7 @@ class PostgresDelivery:
             return []
         loaded: list[Loaded] = []
         refused: list[str] = []
-        for row in await self._pool.rows(LOAD, (list(ids),)):
+        for row in await self._pool.rows(LOAD, (array_of(ids),)):
             due_in_s, expires_in_s, is_suppressed = row[TRACKED_WIDTH:]
             if is_suppressed:
                 refused.append(row[0])
@@ -242,8 +251,8 @@ class PostgresDelivery:
         wanted = sorted({request.message_id: request for request in requests}.values(), key=_message_id)
         if not wanted:
             return []
-        ids, providers = [r.message_id for r in wanted], [r.provider for r in wanted]
-        holds_s = [r.hold_s for r in wanted]
+        ids, providers = array_of([r.message_id for r in wanted]), array_of([r.provider for r in wanted])
+        holds_s = number_array_of([r.hold_s for r in wanted])
 
         async def work(connection: Connection) -> list[Claimed]:
             params = (ids, providers, holds_s, supervisor, connection.writer)
@@ -276,20 +285,23 @@ class PostgresDelivery:
 
     async def finish(self, finishes: Sequence[Finish], *, supervisor: str) -> list[Finished]:
         plain = sorted((f for f in finishes if _is_plain(f)), key=_message_id)
+        left = await self._send(plain, supervisor) if plain else set()
+        if not left and len(plain) == len(finishes):
+            return [Finished(f.message_id, State.SENT, True) for f in finishes]
+        # In another commit: each locks its rows in their order, both together would not.
+        others = [f for f in finishes if f.message_id in left or not _is_plain(f)]
+        results = await self._pool.transact(lambda connection: self._finish(connection, others, supervisor))
+        return [results.get(f.message_id) or Finished(f.message_id, State.SENT, True) for f in finishes]
+
+    async def _send(self, plain: Sequence[Finish], supervisor: str) -> set[str]:
+        """Those of them that SENT did not take."""
+        columns = _columns(plain, supervisor)
         sent_as = SENT_TRACED if any(f.answer is not None and f.answer.traced for f in plain) else SENT
 
-        async def send(connection: Connection) -> set[str]:
-            params = (json_of(map(_ended, plain)), supervisor, [f.message_id for f in plain], connection.writer)
-            return {row[0] for row in await connection.rows(sent_as, params)}
+        async def work(connection: Connection) -> set[str]:
+            return {row[0] for row in await connection.rows(sent_as, columns | {"writer": connection.writer})}
 
-        async def end_others(connection: Connection) -> dict[str, Finished]:
-            return await self._finish(connection, others, supervisor)
-
-        # In two commits, where both kinds are there: each locks its rows in their order, both together would not.
-        sent = await self._pool.once(send) if plain else set()
-        others = [f for f in finishes if f.message_id not in sent]
-        results = await self._pool.transact(end_others) if others else {}
-        return [results.get(f.message_id) or _sent(f) for f in finishes]
+        return await self._pool.once(work)
 
     async def _finish(self, connection: Connection, finishes: Sequence[Finish], supervisor: str) -> dict[str, Finished]:
         edges = await Edges.lock(connection, (f.message_id for f in finishes))
@@ -449,39 +461,32 @@ def _hints(rows: Sequence[tuple[Any, ...]]) -> list[WaitingHint]:
 
 def _is_plain(finish: Finish) -> bool:
     """Claimed, called, accepted: what SENT writes."""
+    answer, going = finish.answer, finish.move
     return (
-        finish.move.state is State.SENT
-        and finish.answer is not None
+        answer is not None
+        and answer.outcome is Outcome.ACCEPTED
+        and answer.suppress is None
+        and going.state is State.SENT
+        and not (going.throttled or going.reclaims or going.passes or going.tried)
         and finish.settles is None
         and not finish.overdue_only
-        and not finish.move.tried
-        and finish.answer.suppress is None
     )
 
 
-def _ended(finish: Finish) -> dict[str, object]:
-    answer, going = finish.answer or ACCEPTED, finish.move
+def _columns(plain: Sequence[Finish], supervisor: str) -> dict[str, object]:
+    answers = [f.answer or ACCEPTED for f in plain]
     return {
-        "id": finish.message_id,
-        "number": finish.number,
-        "provider": finish.provider,
-        "started_at": finish.started_at,
-        "finished_at": finish.finished_at,
-        "outcome": answer.outcome,
-        "code": answer.code,
-        "detail": answer.detail,
-        "provider_message_id": answer.provider_message_id,
-        "traced": answer.traced,
-        "counted": going.counted,
-        "unknowns": going.unknowns,
-        "throttled": going.throttled,
-        "reclaims": going.reclaims,
-        "passes": going.passes,
+        "ids": array_of([f.message_id for f in plain]),
+        "numbers": number_array_of([f.number for f in plain]),
+        "finished_us": number_array_of([round(f.finished_at.timestamp() * 1e6) for f in plain]),
+        "codes": nullable_array_of([a.code for a in answers]),
+        "details": nullable_array_of([a.detail for a in answers]),
+        "provider_message_ids": nullable_array_of([a.provider_message_id for a in answers]),
+        "traced": "{" + ",".join(["t" if a.traced else "f" for a in answers]) + "}",
+        "counted": number_array_of([f.move.counted for f in plain]),
+        "unknowns": number_array_of([f.move.unknowns for f in plain]),
+        "supervisor": supervisor,
     }
-
-
-def _sent(finish: Finish) -> Finished:
-    return Finished(message_id=finish.message_id, state=State.SENT, applied=True)
 
 
 def _may_end(held: Held, finish: Finish, supervisor: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, cast
 
 import orjson
 
@@ -57,30 +57,33 @@ _OUTCOMES: Final = {str(o): o for o in Outcome}
 _SETTLED: Final[Mapping[str | None, Settled | None]] = {None: None, **{str(s): s for s in Settled}}
 
 
+# Values are made by the places of their fields: by their names it costs three times as much.
+
+
 def message_of(row: Row) -> Message:
     (
         id_, tenant, key_id, live, channel, priority, category, to, content, created_at,
         expires_at, send_at, providers, tags, metadata, parts, webhook_url, traceparent,
     ) = row[:MESSAGE_WIDTH]  # fmt: skip
     return Message(
-        id=id_,
-        tenant=tenant,
-        key_id=key_id,
-        live=live,
-        channel=_CHANNELS[channel],
-        priority=_PRIORITIES[priority],
-        category=_CATEGORIES[category],
-        to=to,
-        content=_content_of(channel, content),
-        created_at=created_at,
-        expires_at=expires_at,
-        send_at=send_at,
-        providers=None if providers is None else tuple(providers),
-        tags=tuple(tags),
-        metadata=metadata or {},
-        parts=parts,
-        webhook_url=webhook_url,
-        traceparent=traceparent,
+        id_,
+        tenant,
+        key_id,
+        live,
+        _CHANNELS[channel],
+        _PRIORITIES[priority],
+        _CATEGORIES[category],
+        to,
+        _content_of(channel, content),
+        created_at,
+        expires_at,
+        send_at,
+        None if providers is None else tuple(providers),
+        tuple(tags),
+        metadata or {},
+        parts,
+        webhook_url,
+        traceparent,
     )
 
 
@@ -91,24 +94,24 @@ def standing_of(row: Row) -> Standing:
         provider, reason, waiting_for, waiting_provider, redrives, unsettled, unsettled_provider,
     ) = row[: TRACKED_WIDTH - MESSAGE_WIDTH]  # fmt: skip
     return Standing(
-        state=_STATES[state],
-        due_at=due_at,
-        updated_at=updated_at,
-        expires_at=expires_at,
-        attempts=attempts,
-        counted=counted,
-        unknowns=unknowns,
-        throttled=throttled,
-        reclaims=reclaims,
-        passes=passes,
-        tried=tuple(tried) if tried else (),
-        provider=provider,
-        reason=_REASONS[reason],
-        waiting_for=_WAITING_FOR[waiting_for],
-        waiting_provider=waiting_provider,
-        redrives=redrives,
-        unsettled=unsettled,
-        unsettled_provider=unsettled_provider,
+        _STATES[state],
+        due_at,
+        updated_at,
+        expires_at,
+        attempts,
+        counted,
+        unknowns,
+        throttled,
+        reclaims,
+        passes,
+        tuple(tried) if tried else (),
+        provider,
+        _REASONS[reason],
+        _WAITING_FOR[waiting_for],
+        waiting_provider,
+        redrives,
+        unsettled,
+        unsettled_provider,
     )
 
 
@@ -209,6 +212,32 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no place in a document")
+
+
+def array_of(texts: Sequence[str]) -> str:
+    """An array literal, for `%s::text[]`: the driver's own dumper looks at each element by itself.
+
+    >>> print(array_of(["one", 'say "two"']))
+    {"one","say \\"two\\""}
+    """
+    if not texts:
+        return "{}"
+    joined = '","'.join(texts)
+    if "\\" in joined or joined.count('"') > 2 * (len(texts) - 1):
+        joined = '","'.join([text.replace("\\", "\\\\").replace('"', '\\"') for text in texts])
+    refuse_nul([joined])
+    return f'{{"{joined}"}}'
+
+
+def nullable_array_of(texts: Sequence[str | None]) -> str:
+    """The same, where some are None."""
+    if None not in texts:
+        return array_of(cast(Sequence[str], texts))
+    return "{" + ",".join(["NULL" if text is None else array_of([text])[1:-1] for text in texts]) + "}"
+
+
+def number_array_of(numbers: Iterable[float]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def refuse_nul(texts: Sequence[str]) -> None:

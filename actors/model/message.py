@@ -96,7 +96,7 @@ LANES: Final[tuple[Lane, ...]] = tuple(Lane(c, p) for c in Channel for p in Prio
 _LANES: Final = {(lane.channel, lane.priority): lane for lane in LANES}
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class SmsContent:
     """The `sms` fields keep their names from the API. `text` is never logged."""
 
@@ -135,7 +135,7 @@ class EmailContent:
 Content = SmsContent | EmailContent
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class Message:
     """What was accepted. `to` is E.164 with `+` for SMS, an address for email. `parts` is the SMS segment count."""
 
@@ -169,7 +169,7 @@ class Message:
         return 1 + len(content.cc) + len(content.bcc) if isinstance(content, EmailContent) else 1
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class Standing:
     """Where a message is. The counters up to `throttled` start anew with a redrive; `attempts` never does.
 

@@ -137,7 +137,7 @@ class Claimed:
     started_at: datetime
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class Finish:
     """The end of one claim. `answer` None: no call was made (the previous attempt was asked about instead); then no
     attempt is logged. `settles` says what was learnt of an earlier unknown attempt: (number, what).
@@ -154,7 +154,7 @@ class Finish:
     overdue_only: bool = False
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class Finished:
     """What came of a Finish. `state` is where the message is now; `applied` whether our claim was still open.
 

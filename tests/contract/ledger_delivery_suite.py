@@ -387,6 +387,17 @@ class FinishSuite:
             await world.finish(claimed, answer, move)
         assert [await world.state(m) for m in messages] == [State.SENT, State.FAILED, State.QUEUED]
 
+    async def test_an_acceptance_is_logged_word_for_word(self, world: LedgerWorld) -> None:
+        messages = [await world.queued() for _ in range(4)]
+        texts = ['say "two"', "C:\\new\\", "{a,b},NULL", "", "NULL", None, "é ☎\n'x'"]
+        for message, at in zip(messages, (0, 2, 4, 5), strict=True):
+            code, detail = texts[at : at + 2] if at < 5 else (None, texts[6])
+            said = replace(ACCEPTED, code=code, detail=detail, provider_message_id=texts[at])
+            finished = await world.finish(await world.claim(message), said, SENT)
+            assert finished.applied
+            [attempt] = (await world.get(message)).attempts
+            assert (attempt.code, attempt.detail, attempt.provider_message_id) == (code, detail, texts[at])
+
     async def test_a_repeat_of_a_finish_changes_nothing(self, world: LedgerWorld) -> None:
         message = await world.queued()
         claimed = await world.claim(message)
