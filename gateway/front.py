@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
+from heliograph.actors.metrics.histogram import Spread
 from heliograph.actors.model.access import ApiKey
 from heliograph.gateway.api.reading import body_of, query_of
 from heliograph.gateway.api.replies import Reply, dumps
@@ -49,7 +50,7 @@ class Front:
         self.services = services
         self._shared = Shared.of(services)
         self._counts: dict[tuple[str, str, int], Counter] = {}
-        self._times: dict[str, Histogram] = {}
+        self._times: dict[str, Spread] = {}
 
     async def answer(self, route: Route[Any, Any], asked: Asked) -> Reply:
         """Nothing takes effect before the body was read. Raises HeliographError, and whatever goes wrong."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from heliograph.actors.metrics.histogram import Histogram
 
 PREFIX: Final = "heliograph"
 CALL_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -27,7 +29,7 @@ class Metrics:
             return Gauge(name, text, labels, namespace=PREFIX, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, namespace=PREFIX, registry=registry, buckets=buckets)
+            return Histogram(f"{PREFIX}_{name}", text, labels, buckets, registry)
 
         self.build_info = gauge("build_info", "Always 1; the labels tell what runs.", "version", "python")
         self.messages = counter("messages_total", "Entries of messages into a state.", "channel", "state")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from heliograph.actors.kernel.actor import Health
 from heliograph.actors.metrics.families import Metrics
+from heliograph.actors.metrics.histogram import Spread
 
 
 class TreeMetrics:
@@ -15,7 +16,7 @@ class TreeMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._handled: dict[str, Histogram] = {}
+        self._handled: dict[str, Spread] = {}
         self._restarts: dict[str, Counter] = {}
 
     def know(self, name: str) -> None:
