@@ -26,7 +26,7 @@ from heliograph.actors.kernel.bell import Bell
 from heliograph.actors.kernel.clock import Clock
 from heliograph.actors.metrics.families import Metrics
 from heliograph.actors.model.errors import LedgerDown, QueueDown, StaleGeneration
-from heliograph.actors.model.message import Channel, Lane, Priority, Reason, State, WaitingFor
+from heliograph.actors.model.message import Channel, Priority, Reason, State, WaitingFor
 from heliograph.actors.model.provider import UnknownRule
 from heliograph.actors.model.settings import DeliverySettings
 from heliograph.actors.model.value import value
@@ -89,9 +89,17 @@ class Hopeless:
 Choice = Take | NoRoom | Blocked | Hopeless
 
 
+Stopped = Mapping[str, tuple[float, WaitingFor]]
+"""Providers that cannot be asked now: for how long, and why."""
+
+
 @dataclass(slots=True)
 class _Plan:
+    """Of one batch, made in one synchronous slice: what is read of the desks while it is made stays true."""
+
+    now_s: float
     gone: set[str]
+    stopped: dict[Priority, Stopped] = field(default_factory=dict)
     takes: dict[str, tuple[Loaded, str]] = field(default_factory=dict)
     later: list[Later] = field(default_factory=list)
     lined: dict[str, list[Hint]] = field(default_factory=lambda: defaultdict(list))
@@ -156,8 +164,7 @@ class Dispatcher:
                 if not hints:
                     slots.release()
                     continue
-                for hint in hints:
-                    self._unplaced[hint.lane.priority] += 1
+                self._unplaced.update([hint.lane.priority for hint in hints])
                 batches.start_soon(self._place, hints, slots, None)
 
     async def _take(self) -> list[Hint]:
@@ -283,17 +290,17 @@ class Dispatcher:
             slots.release()
 
     async def _load_and_claim(self, hints: Sequence[Hint], line: str | None) -> None:
-        lanes = {hint.message_id: hint.lane for hint in hints}
+        asked = {hint.message_id: hint for hint in hints}
         try:
-            loaded = {each.tracked.message.id: each for each in await self._ledger.load(list(lanes))}
-            plan = self._plan(loaded, lanes, line)
+            loaded = {each.tracked.message.id: each for each in await self._ledger.load(list(asked))}
+            plan = self._plan(loaded, asked, line)
         finally:
             # From here on the desks know what was taken; what was not has left room for others.
-            for hint in hints:
+            for priority, count in Counter([hint.lane.priority for hint in hints]).items():
                 if line is None:
-                    self._unplaced[hint.lane.priority] -= 1
+                    self._unplaced[priority] -= count
                 else:
-                    self._ushered[line, hint.lane.priority] -= 1
+                    self._ushered[line, priority] -= count
             self._board.ring()
         gone = plan.gone
         if plan.takes:
@@ -308,13 +315,13 @@ class Dispatcher:
             await self._line_up(provider, lined)
             await trio.sleep(LOOKED_AT_S * len(lined))
 
-    def _plan(self, loaded: Mapping[str, Loaded], lanes: Mapping[str, Lane], line: str | None) -> _Plan:
+    def _plan(self, loaded: Mapping[str, Loaded], asked: Mapping[str, Hint], line: str | None) -> _Plan:
         """What is to become of each, in the order in which they were taken; the desks' room is taken at once."""
-        plan = _Plan(gone=set(lanes) - set(loaded))
+        plan = _Plan(self._clock.boot_s(), set(asked) - set(loaded))
         try:
-            for message_id, lane in lanes.items():
+            for message_id, hint in asked.items():
                 if (each := loaded.get(message_id)) is not None:
-                    self._decide(each, Hint(message_id, lane), plan, line)
+                    self._decide(each, hint, plan, line)
         except Exception:
             self._leave(plan.takes)
             raise
@@ -328,7 +335,7 @@ class Dispatcher:
         if each.due_in_s > 0:
             plan.later.append(Later(hint, each.due_in_s))
             return
-        match self._choose(each, lined=line is not None):
+        match self._choose(each, plan, lined=line is not None):
             case Take(provider):
                 self._board.desk(provider).enter(each.tracked.message.priority)
                 plan.takes[message_id] = (each, provider)
@@ -362,69 +369,79 @@ class Dispatcher:
                 [ClaimRequest(i, provider, self._hold_s[provider]) for i, (_, provider) in takes.items()],
                 supervisor=self._supervisor,
             )
+            won_by: dict[str, list[Deliver]] = defaultdict(list)
+            deadline_s = asked_s + self._delivery.send_window_s
             for claim in won:
                 loaded, provider = takes[claim.message_id]
-                deliver = Deliver(
-                    loaded.tracked,
-                    claim.number,
-                    claim.started_at,
-                    asked_s + self._delivery.send_window_s,
-                    asked_s + loaded.expires_in_s,
-                )
-                to = self._providers[provider]
-                try:
-                    if not to.offer(deliver):
-                        await to.tell(deliver)
-                except ActorStopped:  # draining: the claim was never used
-                    await self._ledger.release([(claim.message_id, claim.number)], supervisor=self._supervisor)
-                    await self._give_back([Hint(claim.message_id, loaded.tracked.message.lane)])
-                else:
-                    del lost[claim.message_id]
+                expires_at_s = asked_s + loaded.expires_in_s
+                deliver = Deliver(loaded.tracked, claim.number, claim.started_at, deadline_s, expires_at_s)
+                won_by[provider].append(deliver)
+            for provider, delivers in won_by.items():
+                handed = self._providers[provider].offer_all(delivers)
+                for deliver in delivers[:handed]:
+                    del lost[deliver.tracked.message.id]
+                for deliver in delivers[handed:]:
+                    await self._hand_over(self._providers[provider], deliver, lost)
             self._sending.inc(len(takes) - len(lost))
         finally:
             self._leave(lost)
         return set(lost)
 
-    def _choose(self, loaded: Loaded, *, lined: bool) -> Choice:
+    async def _hand_over(self, to: Ref[ProviderMessage], deliver: Deliver, lost: dict[str, tuple[Loaded, str]]) -> None:
+        message = deliver.tracked.message
+        try:
+            await to.tell(deliver)
+        except ActorStopped:  # draining: the claim was never used
+            await self._ledger.release([(message.id, deliver.number)], supervisor=self._supervisor)
+            await self._give_back([Hint(message.id, message.lane)])
+        else:
+            del lost[message.id]
+
+    def _choose(self, loaded: Loaded, plan: _Plan, *, lined: bool) -> Choice:
         message, standing = loaded.tracked.message, loaded.tracked.standing
         candidates = self._router.candidates(message)
         if not candidates.groups:
             why = ", ".join(f"{name}: {word}" for name, word in candidates.refused.items())
             return Hopeless(Reason.NO_ROUTE, f"No provider can take it ({why or 'none is configured'}).")
-        now_s = self._clock.boot_s()
         first = standing.unsettled_provider
         if first is not None and first in candidates.names:
             rule = self._router.settings[first].unknown
             if rule is UnknownRule.HOLD:
                 return Hopeless(Reason.UNKNOWN, f"No receipt came for the attempt that {first} never answered.", first)
-            blocked = self._board.desk(first).blocked(now_s, message.priority)
+            blocked = self._board.desk(first).blocked(plan.now_s, message.priority)
             if blocked is None:
                 return Take(first) if self._board.desk(first).room(message.priority) > 0 else NoRoom(first)
             if rule is UnknownRule.ASK:
                 return Blocked(blocked[0], blocked[1], first)
-        return self._walk(candidates, standing.tried, message.priority, now_s, lined=lined)
+        stopped = plan.stopped.get(message.priority)
+        if stopped is None:
+            stopped = plan.stopped[message.priority] = self._stopped(plan.now_s, message.priority)
+        return self._walk(candidates, stopped, standing.tried, message.priority, lined=lined)
+
+    def _stopped(self, now_s: float, priority: Priority) -> Stopped:
+        looks = ((name, self._board.desk(name).blocked(now_s, priority)) for name in self._names)
+        return {name: blocked for name, blocked in looks if blocked is not None}
 
     def _walk(
-        self, candidates: Candidates, tried: Sequence[str], priority: Priority, now_s: float, *, lined: bool
+        self, candidates: Candidates, stopped: Stopped, tried: Sequence[str], priority: Priority, *, lined: bool
     ) -> Choice:
         """`lined`: its turn in a line has come; others stand behind those that wait already."""
-        stopped: dict[str, tuple[float, WaitingFor]] = {}
-        for name in candidates.names:
-            if (blocked := self._board.desk(name).blocked(now_s, priority)) is not None:
-                stopped[name] = blocked
-        for skipped in (frozenset(tried), frozenset[str]()) if tried else (frozenset[str](),):
+        for skipped in (tried, ()) if tried else ((),):
             for group in candidates.groups:
                 open_ones = [n for n in group if n not in stopped and n not in skipped]
                 if not open_ones:
                     continue
-                free = (n for n in open_ones if lined or (n, priority) not in self._lined)
-                with_room = [n for n in free if self._board.desk(n).room(priority) > 0]
+                with_room = [
+                    n
+                    for n in open_ones
+                    if (lined or (n, priority) not in self._lined) and self._board.desk(n).room(priority) > 0
+                ]
                 if not with_room:
                     return NoRoom(order([open_ones], self._router.weights, self._clock.random.random())[0])
                 if len(with_room) == 1:
                     return Take(with_room[0])
                 return Take(order([with_room], self._router.weights, self._clock.random.random())[0])
-        name = min(stopped, key=lambda n: stopped[n][0])
+        name = min(candidates.names, key=lambda n: stopped[n][0])
         return Blocked(*stopped[name], name)
 
     async def _give_up(self, message_id: str, end: Hopeless, redrives: int) -> None:

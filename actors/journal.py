@@ -9,8 +9,10 @@ is over are outcomes given up; the reaper then closes those attempts as `unknown
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, assert_never
 
 import structlog
@@ -165,20 +167,19 @@ class JournalActor:
             case EarlierSettled():
                 answer, finished_at = None, self._clock.now()
                 settles = (ended.settled_number, Settled.ACCEPTED)
-                standing = ended.tracked.standing
-                move = Move(state=State.SENT, counted=standing.counted, unknowns=standing.unknowns)
+                move = _sent(ended.tracked.standing.counted, ended.tracked.standing.unknowns)
             case _ as never:
                 assert_never(never)
         return Finish(
-            message_id=ended.tracked.message.id,
-            number=ended.number,
-            provider=ended.provider,
-            started_at=ended.started_at,
-            finished_at=finished_at,
-            answer=answer,
-            move=move,
-            settles=settles,
-            overdue_only=isinstance(ended, AttemptOverdue),
+            ended.tracked.message.id,
+            ended.number,
+            ended.provider,
+            ended.started_at,
+            finished_at,
+            answer,
+            move,
+            settles,
+            isinstance(ended, AttemptOverdue),
         )
 
     def _judge(
@@ -192,7 +193,7 @@ class JournalActor:
     ) -> Move:
         tracked, provider = ended.tracked, ended.provider
         if answer.outcome is Outcome.ACCEPTED:  # by far the most
-            return Move(state=State.SENT, counted=tracked.standing.counted + 1, unknowns=tracked.standing.unknowns)
+            return _sent(tracked.standing.counted + 1, tracked.standing.unknowns)
         settings = self._router.settings.get(provider)
         situation = Situation(
             standing=tracked.standing,
@@ -218,19 +219,20 @@ class JournalActor:
         finished: Sequence[Finished],
     ) -> None:
         now = self._clock.now()
+        entered: Counter[tuple[Channel, State]] = Counter()
         for end, finish, result in zip(ended, finishes, finished, strict=True):
             message = end.tracked.message
-            counts = result.applied or result.state is finish.move.state is State.SENT
-            if counts:
-                self._entered[message.channel, result.state].inc()
-            if counts and result.state is State.SENT:
-                waited_s = (now - message.created_at).total_seconds()
-                self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
-            answer = finish.answer
-            if answer is not None and answer.outcome is Outcome.REJECTED and finish.move.reason is Reason.REJECTED:
+            if result.applied or result.state is finish.move.state is State.SENT:
+                entered[message.channel, result.state] += 1
+                if result.state is State.SENT:
+                    waited_s = (now - message.created_at).total_seconds()
+                    self._delivered[message.channel, message.priority].observe(max(0.0, waited_s))
+            if finish.move.reason is Reason.REJECTED and finish.answer and finish.answer.outcome is Outcome.REJECTED:
                 self._rejected(message, finish.provider)
             if finish.settles is not None or end.tracked.standing.unsettled is not None or not result.applied:
                 self._settle_unknown(end, finish, result)
+        for which, count in entered.items():
+            self._entered[which].inc(count)
 
     def _settle_unknown(self, end: Closing, finish: Finish, result: Finished) -> None:
         """What became of an attempt without an answer, where this is the end of its being unknown."""
@@ -278,6 +280,11 @@ class JournalActor:
             # The relay keeps what it can and finds the rest in the ledger; what stays in hand, the sweep puts back.
             if again or later:
                 self._announce(again, later)
+
+
+@lru_cache(maxsize=64)
+def _sent(counted: int, unknowns: int) -> Move:
+    return Move(state=State.SENT, counted=counted, unknowns=unknowns)
 
 
 def _as_told_first(finish: Finish, result: Finished) -> Finished:

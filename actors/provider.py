@@ -6,13 +6,14 @@ word to the journal: finished, settled, or released. Until that word is taken th
 
 Its tasks live in one nursery that `run` opens and closes: up to `concurrency` senders, each picking the most urgent
 message that an open slot can carry, and calling; a pacer, which lets slots open at their time and gives up at once
-what can no longer be sent; and the two of the accord. What decides is in `policy`. Rate, breaker, deadline and expiry
-are looked at once more in `_begin`, in the same synchronous slice as the call's first byte.
+what can no longer be sent; and those of the accord. What decides is in `policy`. Rate, breaker, deadline and expiry
+are looked at once more in `_begin`, in the same synchronous slice as the call's first byte. Words are said without
+waiting, and carried to the journal by a teller, all that were said meanwhile at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -45,9 +46,9 @@ from heliograph.actors.sending.accord import Accord, Spent
 
 log = structlog.get_logger()
 SHORTEST_SLEEP_S: Final = 0.0005
-YIELD_EVERY: Final = 8
+YIELD_EVERY: Final = 32
 LAST_WORDS_S: Final = 2.0
-MOST_AT_ONCE: Final = 64
+MOST_AT_ONCE: Final = 256
 CUT_OFF: Final = Answer(
     outcome=Outcome.UNKNOWN, code="cut_off", detail="The supervisor was stopped before the provider answered."
 )
@@ -107,7 +108,7 @@ class ProviderActor:
             batch=settings.batch,
             largest=self._largest,
             low_share=bulk_share,
-            unused=lambda counted, recipients: self._accord.unused(counted, recipients),
+            unused=(lambda counted, recipients: self._accord.unused(counted, recipients)) if settings.quota else None,
         )
         self._questions = Questions()
         self._too_large: list[Held] = []
@@ -129,10 +130,16 @@ class ProviderActor:
         )
         self._nursery: trio.Nursery
         self._idle = trio.lowlevel.ParkingLot()
-        self._senders = self._busy = self._ordinary = self._in_air = 0
+        self._senders = self._looking = self._busy = self._ordinary = self._in_air = 0
         self._most_ordinary = settings.concurrency - settings.concurrency // URGENT_PART
         self._draining = False
         self._all_sent = trio.Event()
+        self._words: list[Ended] = []
+        """Said, and not taken by the journal yet."""
+        self._held_up = False
+        """The journal has no room: no call begins."""
+        self._teller = trio.lowlevel.ParkingLot()
+        self._silent = False
 
     async def run(self, inbox: Inbox[ProviderMessage]) -> None:
         """A crash, too, gives up what it holds: only calls in the air are recorded as `unknown`."""
@@ -155,74 +162,88 @@ class ProviderActor:
     async def _work(self, inbox: Inbox[ProviderMessage]) -> None:
         self._desk.reset()
         self._accord.obey(self._desk.controls)
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._pace)
-            nursery.start_soon(self._accord.reserve)
-            nursery.start_soon(self._accord.keep)
-            nursery.start_soon(self._accord.count)
-            nursery.start_soon(self._accord.heed)
-            async for first in inbox:
-                for message in (first, *inbox.pile(MOST_AT_ONCE)):  # no checkpoint: nothing taken out gets lost
-                    match message:
-                        case Deliver():
-                            self._arrive(message)
-                        case ControlsChanged(controls):
-                            self._accord.obey(controls)
-                        case _ as never:
-                            assert_never(never)
-            await self._drain()
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as tellers:
+            tellers.start_soon(self._tell_on)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._pace)
+                nursery.start_soon(self._accord.reserve)
+                nursery.start_soon(self._accord.keep)
+                nursery.start_soon(self._accord.count)
+                nursery.start_soon(self._accord.heed)
+                async for first in inbox:
+                    self._hear([first, *inbox.pile(MOST_AT_ONCE)])  # no checkpoint: nothing taken out gets lost
+                await self._drain()
+                nursery.cancel_scope.cancel()
+            self._silent = True
+            self._teller.unpark()
 
-    def _arrive(self, deliver: Deliver) -> None:
-        standing = deliver.tracked.standing
-        held = self._take(deliver)
+    def _hear(self, messages: Sequence[ProviderMessage]) -> None:
+        now_s = self._clock.boot_s()
+        ready: list[Held] = []
+        for message in messages:
+            match message:
+                case Deliver():
+                    held = self._take(message, now_s)
+                    if self._may_go(held):
+                        ready.append(held)
+                case ControlsChanged(controls):
+                    self._accord.obey(controls)
+                case _ as never:
+                    assert_never(never)
+        self._hold(ready, now_s)
+
+    def _take(self, deliver: Deliver, now_s: float) -> Held:
+        message, standing = deliver.tracked.message, deliver.tracked.standing
+        self._desk.arrive(message.priority)
+        return Held(
+            deliver.tracked,
+            deliver.number,
+            deliver.started_at,
+            deliver.deadline_s,
+            min(deliver.deadline_s, deliver.expires_at_s),
+            now_s,
+            message.recipients,
+            standing.passes > 0 or self._name in standing.tried or standing.unsettled_provider == self._name,
+        )
+
+    def _may_go(self, held: Held) -> bool:
+        """False where it is too large, or there is a question to be asked first."""
         if held.cost > self._largest:
             self._too_large.append(held)
             self._pacer.ring()
-            return
+            return False
         if self._settings.batch > 1:
             held.batch_key = self._batch_key(held)
+        standing = held.tracked.standing
         if standing.unsettled is not None and standing.unsettled_provider == self._name and self._asks:
             held.ask = standing.unsettled
             if self._questions.add(held):
                 self._pacer.ring()
                 self._accord.demanded(held.arrived_s)
-                return
-        self._hold(held)
+                return False
+        return True
 
-    def _take(self, deliver: Deliver) -> Held:
-        message, standing = deliver.tracked.message, deliver.tracked.standing
-        self._desk.arrive(message.priority)
-        return Held(
-            tracked=deliver.tracked,
-            number=deliver.number,
-            started_at=deliver.started_at,
-            deadline_s=deliver.deadline_s,
-            expires_at_s=deliver.expires_at_s,
-            arrived_s=self._clock.boot_s(),
-            cost=message.recipients,
-            retry=standing.passes > 0 or self._name in standing.tried or standing.unsettled_provider == self._name,
-        )
-
-    def _hold(self, held: Held) -> None:
-        now_s = self._clock.boot_s()
-        accord = self._accord
-        if held.lapses_s < self._hand.next_lapse_s() or accord.stopped(now_s) or accord.crowded(now_s):
+    def _hold(self, ready: Sequence[Held], now_s: float) -> None:
+        if not ready:
+            return
+        accord, hand = self._accord, self._hand
+        lapse_s = hand.next_lapse_s()
+        for held in ready:
+            hand.add(held)
+        if hand.next_lapse_s() < lapse_s or accord.stopped(now_s) or accord.crowded(now_s):
             self._pacer.ring()
-        self._hand.add(held)
-        if self._hand.next_open_s(now_s) <= now_s:
-            self._stir(1)
-        self._accord.demanded(now_s)
+        self._stir(now_s)
+        accord.demanded(now_s)
 
     async def _drain(self) -> None:
         self._draining = True
         self._accord.finish()
-        await self._release(self._all_unsent())
+        self._release(self._all_unsent())
         self._idle.unpark_all()
         if self._senders:
             await self._all_sent.wait()
-        await self._release(self._all_unsent())  # what senders put back meanwhile
+        self._release(self._all_unsent())  # what senders put back meanwhile
         with trio.move_on_after(LAST_WORDS_S):
             await self._accord.settle_up()
 
@@ -232,13 +253,14 @@ class ProviderActor:
         for message in inbox.pile(inbox.depth):
             match message:
                 case Deliver():
-                    unsent.append(self._take(message))
+                    unsent.append(self._take(message, self._clock.boot_s()))
                 case ControlsChanged(controls):
                     self._desk.controls = controls
                 case _ as never:
                     assert_never(never)
+        self._release(unsent)
         with trio.move_on_after(LAST_WORDS_S, shield=True):
-            await self._release(unsent)
+            await self._tell()
             if close:
                 await self._courier.aclose()
 
@@ -253,16 +275,14 @@ class ProviderActor:
             now_s = self._clock.boot_s()
             while self._too_large:
                 why = "It has more recipients than the provider's burst allows in one call."
-                await self._fail(self._too_large.pop(), why, began=False)
+                self._fail(self._too_large.pop(), why, began=False)
             if self._accord.stopped(now_s):
-                await self._release(self._all_unsent())
+                self._release(self._all_unsent())
             else:
-                await self._release([*self._hand.lapsed(now_s), *self._questions.lapsed(now_s)])
+                self._release([*self._hand.lapsed(now_s), *self._questions.lapsed(now_s)])
             if self._accord.crowded(now_s):
-                await self._release(self._accord.surplus(now_s))
-            now_s = self._clock.boot_s()
-            if calls := min(self._hand.open_slots(now_s), len(self._hand)) + len(self._questions):
-                self._stir(calls)
+                self._release(self._accord.surplus(now_s))
+            self._stir(now_s)
             wake_s = min(self._hand.next_lapse_s(), self._questions.next_lapse_s())
             if len(self._hand):
                 wake_s = min(wake_s, self._hand.next_open_s(now_s, after=True))
@@ -270,28 +290,50 @@ class ProviderActor:
 
     # --------------------------------------------------------------------------------------------- senders
 
-    def _stir(self, calls: int) -> None:
-        """Let up to so many senders look for work; start them where too few exist."""
-        idle = len(self._idle)
-        self._idle.unpark(count=min(calls, idle))
-        for _ in range(min(calls - idle, self._settings.concurrency - self._senders)):
+    def _stir(self, now_s: float) -> None:
+        """Have senders look for work where there is any, and nobody looks already; start them where too few exist.
+
+        Each that finds some stirs the others before it calls, as many as are calling by then: where calls take their
+        time, all are soon at work; where a courier answers at once, few senders do everything.
+        """
+        if self._looking:
+            return
+        most = 1 + self._busy
+        wanted = min(most, self._hand.ready(now_s, most) + len(self._questions))
+        if not wanted:
+            return
+        woken = self._idle.unpark(count=wanted)
+        started = min(wanted - len(woken), self._settings.concurrency - self._senders)
+        for _ in range(started):
             self._senders += 1
             self._nursery.start_soon(self._send_on)
+        self._looking += len(woken) + started
 
     async def _send_on(self) -> None:
-        calls = 0
+        """`_looking` counts those that run or are about to, and are not calling; whoever wakes one counts it."""
+        calls, back = 0, False
         try:
             while not self._draining:
                 now_s = self._clock.boot_s()
-                calls += 1
-                if calls % YIELD_EVERY == 0:
-                    await trio.lowlevel.checkpoint()  # a courier that never waits is not to keep all others waiting
-                if question := self._next_question(now_s):
+                if back and len(self._hand):
+                    self._accord.demanded(now_s)
+                back = False
+                question = self._next_question(now_s)
+                call = self._next_call(now_s) if question is None else None
+                self._looking -= 1
+                if question is not None:
+                    self._stir(now_s)
                     await self._ask(*question)
-                elif call := self._next_call(now_s):
+                elif call is not None:
+                    self._stir(now_s)
                     await self._carry(call)
                 else:
                     await self._idle.park()
+                    continue
+                self._looking += 1
+                calls, back = calls + 1, True
+                if calls % YIELD_EVERY == 0:
+                    await trio.lowlevel.checkpoint()  # a courier that never waits is not to keep all others waiting
         finally:
             self._senders -= 1
             if not self._senders:
@@ -299,7 +341,7 @@ class ProviderActor:
 
     def _next_call(self, now_s: float) -> _Call | None:
         admission, permits = self._accord.admission(now_s), self._accord.permits
-        if not admission.calls or (admission is Admission.PROBE and not permits):
+        if self._held_up or not admission.calls or (admission is Admission.PROBE and not permits):
             return None
         probe = admission is Admission.PROBE
         picked = self._hand.pick(
@@ -311,7 +353,8 @@ class ProviderActor:
             return None
         held, slot = picked
         permit = permits.take() if probe else None
-        return _Call(self, held, slot, permit, self._accord.epoch, now_s, sum(each.cost for each in held))
+        cost = held[0].cost if len(held) == 1 else sum([each.cost for each in held])
+        return _Call(self, held, slot, permit, self._accord.epoch, now_s, cost)
 
     async def _carry(self, call: _Call) -> None:
         """Make one call. Its own failures end here; whatever happens the journal is told of each message once."""
@@ -322,14 +365,14 @@ class ProviderActor:
             answers = await self._courier.send([_as_call(held) for held in call.held], call.begin)
             _check(answers, call.held)
         except RightLapsed:
-            await self._not_sent(call)
+            self._not_sent(call)
         except Exception as bug:
-            await self._failed(call, bug)
+            self._failed(call, bug)
         except BaseException:
-            await self._cut_off(call)
+            self._cut_off(call)
             raise
         else:
-            await self._answered(call, answers)
+            self._answered(call, answers)
         finally:
             self._busy -= 1
             self._ordinary -= ordinary
@@ -337,8 +380,6 @@ class ProviderActor:
                 self._accord.unused(call.slot.counted, call.cost)
             else:
                 self._in_air -= len(call.held)
-            if len(self._hand):
-                self._accord.demanded(self._clock.boot_s())
 
     def _begin(self, call: _Call) -> None:
         """The last look, in the same slice as the first byte. A courier that had to begin anew looks again."""
@@ -349,8 +390,9 @@ class ProviderActor:
                 raise RightLapsed(f"{self._name}: no permit for a call while half-open")
         elif admission is not Admission.GO:
             raise RightLapsed(f"{self._name} may not be called now")
-        if any(held.lapses_s <= now_s for held in call.held):
-            raise RightLapsed(f"{self._name}: the time to send has passed")
+        for held in call.held:
+            if held.lapses_s <= now_s:
+                raise RightLapsed(f"{self._name}: the time to send has passed")
         if not call.slot.opens_s <= now_s <= call.slot.closes_s:
             slot = self._hand.take_slot(now_s, call.cost)
             if slot is None:
@@ -367,38 +409,34 @@ class ProviderActor:
 
     # -------------------------------------------------------------------------------------- ends of a call
 
-    async def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
+    def _answered(self, call: _Call, answers: Sequence[Answer]) -> None:
         """An answer gets to the journal even where our own bookkeeping is at fault."""
-        ended = [(held, self._finished(held, answer)) for held, answer in zip(call.held, answers, strict=True)]
+        for held, answer in zip(call.held, answers, strict=True):
+            self._finish(held, answer)
         now_s = self._clock.boot_s()
         began_s = call.picked_s if call.begun_s is None else call.begun_s
-        try:
-            self._meters.duration.observe(now_s - began_s)
-            self._accord.answered(answers, permit=call.permit, epoch=call.epoch, began_s=began_s, now_s=now_s)
-        finally:
-            await self._report(ended)
+        self._meters.duration.observe(now_s - began_s)
+        self._accord.answered(answers, permit=call.permit, epoch=call.epoch, began_s=began_s, now_s=now_s)
 
-    async def _not_sent(self, call: _Call) -> None:
+    def _not_sent(self, call: _Call) -> None:
         """Nothing was written. What can still be sent waits for its next slot; the rest is given up."""
         now_s = self._clock.boot_s()
         if call.permit is not None:
             self._accord.end(call.permit, Verdict.RETURNED)
-        gone: list[Held] = []
-        for held in call.held:
-            if self._draining or held.lapses_s <= now_s or self._accord.stopped(now_s):
-                gone.append(held)
-            else:
-                self._hold(held)
-        await self._release(gone)
+        stopped = self._draining or self._accord.stopped(now_s)
+        gone = [held for held in call.held if stopped or held.lapses_s <= now_s]
+        self._hold([held for held in call.held if not stopped and held.lapses_s > now_s], now_s)
+        self._release(gone)
 
-    async def _cut_off(self, call: _Call) -> None:
+    def _cut_off(self, call: _Call) -> None:
         """Cancelled in mid-call: nobody knows, and that is said at once instead of by the reaper."""
         if call.begun_s is None:
-            await self._release(call.held)
+            self._release(call.held)
         else:
-            await self._report([(held, self._finished(held, CUT_OFF)) for held in call.held])
+            for held in call.held:
+                self._finish(held, CUT_OFF)
 
-    async def _failed(self, call: _Call, bug: Exception) -> None:
+    def _failed(self, call: _Call, bug: Exception) -> None:
         """The courier raised: our own fault. Where several messages shared the call, each goes alone next, so that
         the one which our code cannot stand harms no neighbour."""
         self._complain(bug)
@@ -406,18 +444,19 @@ class ProviderActor:
         if len(call.held) > 1 and not began:
             for held in call.held:
                 held.batch_key = None
-            await self._not_sent(call)
+            self._not_sent(call)
             return
         evidence = Evidence.BAD if began else Evidence.NOTHING
         self._accord.judged(evidence, permit=call.permit, epoch=call.epoch, now_s=self._clock.boot_s())
         if len(call.held) == 1:
-            await self._fail(call.held[0], f"Heliograph's own code failed on it ({type(bug).__name__}).", began=began)
+            self._fail(call.held[0], f"Heliograph's own code failed on it ({type(bug).__name__}).", began=began)
         else:
-            await self._report([(held, self._finished(held, BATCH_LOST)) for held in call.held])
+            for held in call.held:
+                self._finish(held, BATCH_LOST)
 
-    async def _fail(self, held: Held, why: str, *, began: bool) -> None:
+    def _fail(self, held: Held, why: str, *, began: bool) -> None:
         answer = Answer(outcome=Outcome.UNKNOWN if began else Outcome.REJECTED, code="internal", detail=why)
-        await self._report([(held, self._finished(held, answer, internal=True))])
+        self._finish(held, answer, internal=True)
 
     # ------------------------------------------------------------------------------------ earlier attempts
 
@@ -454,77 +493,86 @@ class ProviderActor:
         except Exception as bug:
             self._complain(bug)
         except BaseException:
-            await self._release([held])
+            self._release([held])
             raise
         finally:
             self._busy -= 1
             if permit is not None:
                 self._accord.permits.add(permit)  # for the call that follows; the accord returns it where it is stale
                 self._accord.demanded(self._clock.boot_s())
-        await self._told(held, number, settled)
+        self._told(held, number, settled)
 
-    async def _told(self, held: Held, number: int, settled: Settled | None) -> None:
+    def _told(self, held: Held, number: int, settled: Settled | None) -> None:
         match settled:
             case Settled.ACCEPTED:
                 self._meters.taken(held.tracked.message)
-                word = EarlierSettled(
-                    tracked=held.tracked,
-                    number=held.number,
-                    provider=self._name,
-                    started_at=held.started_at,
-                    settled_number=number,
+                self._say(
+                    EarlierSettled(
+                        tracked=held.tracked,
+                        number=held.number,
+                        provider=self._name,
+                        started_at=held.started_at,
+                        settled_number=number,
+                    )
                 )
-                await self._report([(held, word)])
             case Settled.REJECTED:
                 held.settles = (number, settled)
-                await self._report([(held, self._finished(held, HAD_REFUSED))])
+                self._finish(held, HAD_REFUSED)
             case Settled.NOT_SENT | None:
                 hear(held, None if settled is None else (number, settled))
-                self._hold(held)
+                self._hold([held], self._clock.boot_s())
             case _ as never:
                 assert_never(never)
 
     # ------------------------------------------------------------------------------------- to the journal
 
-    def _finished(self, held: Held, answer: Answer, *, internal: bool = False) -> Ended:
+    def _finish(self, held: Held, answer: Answer, *, internal: bool = False) -> None:
         self._meters.attempt(held.tracked.message, answer.outcome)
-        return AttemptFinished(
-            tracked=held.tracked,
-            number=held.number,
-            provider=self._name,
-            started_at=held.started_at,
-            finished_at=self._clock.now(),
-            answer=answer,
-            internal=internal,
-            settles=held.settles,
+        self._say(
+            AttemptFinished(
+                held.tracked,
+                held.number,
+                self._name,
+                held.started_at,
+                self._clock.now(),
+                answer,
+                internal,
+                held.settles,
+            )
         )
 
-    async def _release(self, unsent: Sequence[Held]) -> None:
+    def _release(self, unsent: Sequence[Held]) -> None:
         """Give claims up: nothing was sent, nothing is counted."""
-        ended: list[tuple[Held, Ended]] = []
         for held in unsent:
             self._questions.remember(held)
-            ended.append((held, AttemptReleased(tracked=held.tracked, number=held.number, provider=self._name)))
-        if ended:
-            await self._report(ended)
+            self._say(AttemptReleased(tracked=held.tracked, number=held.number, provider=self._name))
 
-    async def _report(self, ended: Sequence[tuple[Held, Ended]]) -> None:
-        """Tell the journal, waiting for room. Cancelled meanwhile it tells the rest all the same, within a limit."""
-        waiting = deque(ended)
-        try:
-            await self._tell(waiting)
-        except trio.Cancelled:
-            with trio.move_on_after(LAST_WORDS_S, shield=True):
-                await self._tell(waiting)
-            raise
+    def _say(self, word: Ended) -> None:
+        self._words.append(word)
+        if self._teller:
+            self._teller.unpark()
 
-    async def _tell(self, waiting: deque[tuple[Held, Ended]]) -> None:
-        while waiting:
-            held, word = waiting[0]
-            if not self._journal.offer(word):
-                await self._journal.tell(word)
-            waiting.popleft()
-            self._desk.done(held.priority)
+    async def _tell_on(self) -> None:
+        while True:
+            await self._tell()
+            if self._silent:
+                return
+            await self._teller.park()
+
+    async def _tell(self) -> None:
+        """Carry what was said to the journal, waiting for room. Cancelled meanwhile, what it did not take is still
+        here."""
+        while self._words:
+            self._meters.show()
+            told = self._journal.offer_all(self._words)
+            if not told:
+                self._held_up = True
+                await self._journal.tell(self._words[0])
+                self._held_up, told = False, 1
+                self._stir(self._clock.boot_s())
+            for priority, count in Counter([word.tracked.message.priority for word in self._words[:told]]).items():
+                self._desk.done(priority, count)
+            del self._words[:told]
 
     # -------------------------------------------------------------------------------------------- troubles
 
@@ -549,7 +597,7 @@ class ProviderActor:
 
 def _as_call(held: Held) -> ProviderCall:
     message = held.tracked.message
-    return ProviderCall(message=message, number=held.number, attempt_id=attempt_id(message.id, held.number))
+    return ProviderCall(message, held.number, attempt_id(message.id, held.number))
 
 
 def _check(answers: Sequence[Answer], held: Sequence[Held]) -> None:

@@ -9,7 +9,7 @@ holds the promises.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -137,7 +137,8 @@ class Patience:
 
 
 class Mailbox(Generic[M]):
-    """The channel of one actor, its counters, and the way in (`ref`)."""
+    """What waits for one actor, its counters, and the way in (`ref`). What was put in stays until it is taken out,
+    whoever is cancelled meanwhile. Many can be put in and taken out at once, at the price of one."""
 
     def __init__(self, name: str, capacity: int, clock: Clock, observer: Observer | None = None) -> None:
         self.name = name
@@ -148,9 +149,9 @@ class Mailbox(Generic[M]):
         self.restarts = 0
         self.progress_at: datetime | None = None
         self.closed = False
-        self._send: trio.MemorySendChannel[M]
-        self.receive: trio.MemoryReceiveChannel[M]
-        self._send, self.receive = trio.open_memory_channel[M](capacity)
+        self._waiting: deque[M] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
+        self._writers = trio.lowlevel.ParkingLot()
         self.ref: Ref[M] = Ref(self)
         self._patience: dict[float, Patience] = {}
 
@@ -164,28 +165,51 @@ class Mailbox(Generic[M]):
     def close(self) -> None:
         """The order to finish. What waits is still handled."""
         self.closed = True
-        self._send.close()
+        self._readers.unpark_all()
+        self._writers.unpark_all()
 
     async def put(self, message: M) -> None:
-        try:
-            await self._send.send(message)
-        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
-            raise ActorStopped(f"{self.name} takes no more messages") from error
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.put_nowait([message]):
+            await self._writers.park()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def put_nowait(self, message: M) -> None:
-        try:
-            self._send.send_nowait(message)
-        except trio.WouldBlock as error:
-            raise MailboxFull(f"the mailbox of {self.name} is full ({self.capacity})") from error
-        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
-            raise ActorStopped(f"{self.name} takes no more messages") from error
+    def put_nowait(self, messages: Sequence[M]) -> int:
+        """As many as there is room for, the first ones first; answers how many."""
+        if self.closed:
+            raise ActorStopped(f"{self.name} takes no more messages")
+        room = self.capacity - len(self._waiting)
+        if room < len(messages):
+            messages = messages[:room]
+        self._waiting.extend(messages)
+        self._readers.unpark()
+        return len(messages)
+
+    async def get(self) -> M:
+        """Waits for a message; trio.EndOfChannel once it is closed and empty."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._waiting:
+            if self.closed:
+                raise trio.EndOfChannel
+            await self._readers.park()
+        [message] = self.take(1)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return message
+
+    def take(self, most: int) -> list[M]:
+        """Whatever waits, up to `most`."""
+        waiting = self._waiting
+        taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        if self._writers:
+            self._writers.unpark(count=len(taken))
+        return taken
 
     @property
     def depth(self) -> int:
-        return self.receive.statistics().current_buffer_used
+        return len(self._waiting)
 
     def health(self) -> Health:
-        waits = self.receive.statistics().tasks_waiting_receive > 0
+        waits = bool(self._readers)
         progress_at = self.clock.now() if waits else self.progress_at
         return Health(self.name, self.phase, self.depth, self.capacity, self.restarts, progress_at)
 
@@ -205,17 +229,22 @@ class Ref(Generic[M]):
 
     def offer(self, message: M) -> bool:
         """Put a message in if there is room; the caller decides what it means when there is none."""
+        return self.offer_all([message]) == 1
+
+    def offer_all(self, messages: Sequence[M]) -> int:
+        """Put in as many as there is room for, the first ones first; answers how many. None where it was told to
+        finish."""
         try:
-            self._mailbox.put_nowait(message)
-        except (MailboxFull, ActorStopped):
-            return False
-        return True
+            return self._mailbox.put_nowait(messages)
+        except ActorStopped:
+            return 0
 
     async def ask(self, order: Callable[[Reply[R]], M], *, timeout_s: float) -> R:
         """Put a question in and wait for its answer. MailboxFull at once where there is no room; the answerer's own
         error where it fails; trio.TooSlowError after `timeout_s`, when whether it took effect is unknown."""
         reply: Reply[R] = Reply()
-        self._mailbox.put_nowait(order(reply))
+        if not self._mailbox.put_nowait([order(reply)]):
+            raise MailboxFull(f"the mailbox of {self.name} is full ({self._mailbox.capacity})")
         self._mailbox.patience(timeout_s).watch(reply)
         return await reply.wait()
 
@@ -267,7 +296,7 @@ class Inbox(Generic[M]):
     async def __anext__(self) -> M:
         self._turn_over()
         try:
-            message = await self._mailbox.receive.receive()
+            message = await self._mailbox.get()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
         self._began_s = self._mailbox.clock.boot_s()
@@ -279,7 +308,7 @@ class Inbox(Generic[M]):
         message: M | None = None
         with trio.move_on_after(wait_s):
             try:
-                message = await self._mailbox.receive.receive()
+                message = await self._mailbox.get()
             except trio.EndOfChannel:
                 await trio.lowlevel.checkpoint()
                 return None
@@ -288,14 +317,7 @@ class Inbox(Generic[M]):
 
     def pile(self, most: int) -> list[M]:
         """Whatever else waits already, up to `most`, without waiting: for work that is done in groups."""
-        taken: list[M] = []
-        receive = self._mailbox.receive.receive_nowait
-        while len(taken) < most:
-            try:
-                taken.append(receive())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        return taken
+        return self._mailbox.take(most)
 
     def _turn_over(self) -> None:
         if not self.ready.is_set():

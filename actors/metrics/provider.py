@@ -33,16 +33,26 @@ class ProviderMeters:
         self._stops = {reason: metrics.provider_stops.labels(provider, reason) for reason in StopReason}
         self.rate = metrics.limiter_rate.labels(provider)
         self._state.set(STATE_NUMBERS[BreakerState.CLOSED])
+        self._new_outcomes = dict.fromkeys(Outcome, 0)
+        self._new_parts = 0
 
     def attempt(self, message: Message, outcome: Outcome) -> None:
-        self._outcomes[outcome].inc()
+        """Counted now, and seen with the next `show`: what others may see takes a lock for each step."""
+        self._new_outcomes[outcome] += 1
         if outcome is Outcome.ACCEPTED:
             self.taken(message)
 
     def taken(self, message: Message) -> None:
-        """By an attempt that said so, or that is now known to have been."""
-        if message.parts:
-            self._parts.inc(message.parts)
+        """By an attempt that said so, or that is now known to have been. Seen with the next `show`."""
+        self._new_parts += message.parts or 0
+
+    def show(self) -> None:
+        for outcome, count in self._new_outcomes.items():
+            if count:
+                self._outcomes[outcome].inc(count)
+                self._new_outcomes[outcome] = 0
+        self._parts.inc(self._new_parts)
+        self._new_parts = 0
 
     def stopped(self, reason: StopReason) -> None:
         self._stops[reason].inc()

@@ -59,7 +59,7 @@ class Answer:
     suppress: SuppressionReason | None = None
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class ProviderCall:
     """One message's share of a call. `attempt_id` is unique per attempt (at most 20 characters of [0-9A-Za-z]),
     travels to the provider where it has a place for it, and ties receipts to attempts."""

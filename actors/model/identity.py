@@ -55,8 +55,8 @@ def attempt_id(message_id: str, number: int) -> str:
     Eighteen of the message's own: its time but for the first digit, which is 0 until the year 3084, and 45 of its 80
     bits of chance; then the attempt's number in two digits, from 1023 on the same for all.
     """
-    body = message_id.partition("_")[2]
-    return body[1:19] + _encode(min(number, MOST_NUMBERED), 1)
+    body_at = message_id.index("_") + 1
+    return message_id[body_at + 1 : body_at + 19] + _PAIRS[min(number, MOST_NUMBERED)]
 
 
 def of_attempt(identifier: str) -> tuple[str, str, int] | None:

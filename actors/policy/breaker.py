@@ -117,15 +117,24 @@ def weigh(answers: Iterable[Answer], took_s: float, settings: BreakerSettings) -
     """Judge one call by its answers (more than one in a batch). One accepted or rejected message shows that the
     provider works, unless it took too long; what concerns a message alone says nothing, nor does throttling,
     which is the limiter's."""
-    answers = tuple(answers)
-    ours = {answer.outcome for answer in answers if answer.scope is Scope.PROVIDER}
-    if Outcome.MISCONFIGURED in ours:
+    works = refused = bad = False
+    for answer in answers:
+        match answer.outcome:
+            case Outcome.ACCEPTED | Outcome.REJECTED:
+                works = True
+            case Outcome.MISCONFIGURED:
+                refused = refused or answer.scope is Scope.PROVIDER
+            case Outcome.DEFERRED | Outcome.UNKNOWN:
+                bad = bad or answer.scope is Scope.PROVIDER
+            case Outcome.THROTTLED:
+                pass
+            case _ as never:
+                assert_never(never)
+    if refused:
         return Evidence.REFUSED
-    if any(answer.outcome in (Outcome.ACCEPTED, Outcome.REJECTED) for answer in answers):
+    if works:
         return Evidence.BAD if took_s >= settings.slow_call_s else Evidence.GOOD
-    if Outcome.DEFERRED in ours or Outcome.UNKNOWN in ours:
-        return Evidence.BAD
-    return Evidence.NOTHING
+    return Evidence.BAD if bad else Evidence.NOTHING
 
 
 class Admission(StrEnum):

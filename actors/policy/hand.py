@@ -7,14 +7,12 @@ batch key may share a slot.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
-from operator import itemgetter
 from typing import Final
 
 from heliograph.actors.model.attempt import Settled
@@ -41,42 +39,42 @@ class Slot:
     counted: Counted = (0, 0)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Held:
     """A claimed message that waits for its call. Times in seconds are on the boot clock.
 
-    `batch_key` None: it goes alone. `ask`: its attempts from this number on ended without an answer and are to
-    be asked about first; `told`: that was done; `settles`: what was told of the last of them. `retry`: this provider
-    has been asked before, in vain.
+    From `lapses_s` on its first byte may not be written: its claim's `deadline_s` or its own end, whichever is sooner.
+    `batch_key` None: it goes alone. `retry`: this provider has been asked before, in vain. `ask`: its attempts from
+    this number on ended without an answer and are to be asked about first; `told`: that was done; `settles`: what was
+    told of the last of them.
     """
 
     tracked: Tracked
     number: int
     started_at: datetime
     deadline_s: float
-    expires_at_s: float
+    lapses_s: float
     arrived_s: float
     cost: int
+    retry: bool = False
     batch_key: Hashable | None = None
     ask: int | None = None
     told: bool = False
-    retry: bool = False
     settles: tuple[int, Settled] | None = None
 
     @property
     def priority(self) -> Priority:
         return self.tracked.message.priority
 
-    @property
-    def lapses_s(self) -> float:
-        """From then on its first byte may not be written."""
-        return min(self.deadline_s, self.expires_at_s)
-
 
 @dataclass(slots=True)
 class _Grant:
     slot: Slot
     cost: int
+
+
+Entry = tuple[float, int, Held]
+"""A message and its turn among those of its priority."""
 
 
 class Hand:
@@ -92,26 +90,28 @@ class Hand:
         low_share: float = 0.0,
         unused: Callable[[Counted, int], None] | None = None,
     ) -> None:
-        self._unused = unused or _nobody
+        self._unused = unused
         self._batch = batch
         self._largest = largest
         self._low_every = max(1, round(1 / low_share)) if low_share > 0 else 0
         self._calls = 0
         self._retries = RETRIES_AT_ONCE
-        self._heap: list[tuple[int, float, int, Held]] = []
+        self._lanes: tuple[list[Entry], ...] = tuple([] for _ in Priority)
+        """A heap for each priority."""
+        self._count = 0
+        self._large = 0
+        """How many of the messages have more than one recipient."""
         self._grants: deque[_Grant] = deque()
         self._serial = 0
         self._lapse_s = inf
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._count
 
     @property
     def urgent(self) -> int:
         """How many of the messages are urgent."""
-        if not self._heap or self._heap[0][0] > RANK[Priority.URGENT]:
-            return 0
-        return sum(1 for entry in self._heap if entry[0] == RANK[Priority.URGENT])
+        return len(self._lanes[0])
 
     # ------------------------------------------------------------------------------------------- messages
 
@@ -124,13 +124,16 @@ class Hand:
             turn_s += BEHIND_S
         elif held.retry:
             self._retries -= 1
-        heappush(self._heap, (RANK[held.priority], turn_s, self._serial, held))
-        self._lapse_s = min(self._lapse_s, held.lapses_s)
+        heappush(self._lanes[RANK[held.tracked.message.priority]], (turn_s, self._serial, held))
+        self._count += 1
+        self._large += held.cost > 1
+        if held.lapses_s < self._lapse_s:
+            self._lapse_s = held.lapses_s
 
     def clear(self) -> list[Held]:
         """All messages, the most urgent first; slots are kept."""
-        taken = [entry[3] for entry in sorted(self._heap)]
-        self._heap.clear()
+        taken = self._in_order()
+        self._keep([[] for _ in self._lanes])
         self._lapse_s = inf
         return taken
 
@@ -138,32 +141,26 @@ class Hand:
         """Take out what no slot in hand will carry, the least urgent first; with `urgent`, urgent ones too."""
         self._drop_past(now_s)
         room = sum(grant.cost for grant in self._grants)
-        kept: list[tuple[int, float, int, Held]] = []
         gone: list[Held] = []
-        for entry in sorted(self._heap):
-            held = entry[3]
+        for held in self._in_order():
             if held.cost <= room or (not urgent and held.priority is Priority.URGENT):
-                kept.append(entry)
                 room = max(0, room - held.cost)
             else:
                 gone.append(held)
-        if gone:
-            self._heap = kept
+        self._remove(gone)
         return gone
 
     def next_lapse_s(self) -> float:
         """No message lapses before."""
-        return self._lapse_s if self._heap else inf
+        return self._lapse_s if self._count else inf
 
     def lapsed(self, now_s: float) -> list[Held]:
         """Take out what may no longer be sent."""
         if now_s < self.next_lapse_s():
             return []
-        late = [entry[3] for entry in self._heap if entry[3].lapses_s <= now_s]
-        if late:
-            self._heap = [entry for entry in self._heap if entry[3].lapses_s > now_s]
-            heapify(self._heap)
-        self._lapse_s = min((entry[3].lapses_s for entry in self._heap), default=inf)
+        late = [held for held in self._in_order() if held.lapses_s <= now_s]
+        self._remove(late)
+        self._lapse_s = min((entry[2].lapses_s for lane in self._lanes for entry in lane), default=inf)
         return late
 
     # ---------------------------------------------------------------------------------------------- slots
@@ -173,9 +170,9 @@ class Hand:
         if most <= 0:
             return 0, 0
         self._drop_past(now_s)
+        if self._batch == 1 and (not self._large or self._count <= len(self._grants)):
+            return min(most, max(0, self._count - len(self._grants))), 1
         spare = [grant.cost for grant in self._grants]
-        if self._batch == 1 and len(self._heap) <= len(spare):
-            return 0, 0
         want = cost = 0
         for planned in self._plan(most + len(spare)):
             covering = next((i for i, granted in enumerate(spare) if granted >= planned), None)
@@ -193,9 +190,9 @@ class Hand:
         self._grants.extend(_Grant(slot, cost) for slot in slots)
 
     def drop_slots(self) -> None:
-        for grant in self._grants:
-            self._unused(grant.slot.counted, grant.cost)
-        self._grants.clear()
+        while self._grants:
+            grant = self._grants.popleft()
+            self._waste(grant, grant.cost)
 
     def slots(self, now_s: float) -> int:
         self._drop_past(now_s)
@@ -206,11 +203,12 @@ class Hand:
         self._drop_past(now_s)
         return next((g.slot.opens_s for g in self._grants if not after or g.slot.opens_s > now_s), inf)
 
-    def open_slots(self, now_s: float) -> int:
+    def ready(self, now_s: float, most: int) -> int:
+        """How many calls could begin now, as far as that is to be known."""
         self._drop_past(now_s)
-        count = 0
+        most, count = min(most, self._count), 0
         for grant in self._grants:
-            if grant.slot.opens_s > now_s:
+            if count == most or grant.slot.opens_s > now_s:
                 break
             count += 1
         return count
@@ -223,7 +221,7 @@ class Hand:
                 return None
             if grant.cost >= cost:
                 del self._grants[i]
-                self._unused(grant.slot.counted, grant.cost - cost)
+                self._waste(grant, grant.cost - cost)
                 return grant.slot
         return None
 
@@ -231,99 +229,111 @@ class Hand:
         """The messages of the next call and the slot for them: the most urgent that an open slot can carry. With
         `fresh_only` a call that no retry leads."""
         self._drop_past(now_s)
-        if not self._heap or not self._grants or self._grants[0].slot.opens_s > now_s:
+        if not self._count or not self._grants or self._grants[0].slot.opens_s > now_s:
             return None
         if fresh_only:
             return self._picked(self._pick_fresh(now_s))
-        if urgent_only and self._heap[0][0] > RANK[Priority.URGENT]:
+        occupied = [lane for lane in self._lanes if lane]
+        if urgent_only and occupied[0] is not self._lanes[0]:
             return None
+        low = not urgent_only and self._low_every > 0 and (self._calls + 1) % self._low_every == 0
+        lane = occupied[-1 if low else 0]
         picked = None
-        if self._low_every and not urgent_only and (self._calls + 1) % self._low_every == 0:
-            picked = self._pick_lowest(now_s)
-        elif self._batch == 1 and self._heap[0][3].cost <= self._grants[0].cost:
-            held, grant = heappop(self._heap)[3], self._grants.popleft()
-            self._unused(grant.slot.counted, grant.cost - held.cost)
+        if self._batch == 1 and lane[0][2].cost <= self._grants[0].cost:
+            held, grant = heappop(lane)[2], self._grants.popleft()
+            self._count -= 1
+            self._large -= held.cost > 1
+            self._waste(grant, grant.cost - held.cost)
             picked = [held], grant.slot
+        elif low:
+            picked = self._pick_from(now_s, self._in_order(), self._count - len(lane))
         return self._picked(picked or self._pick_fitting(now_s, urgent_only=urgent_only))
 
     def _picked(self, picked: tuple[list[Held], Slot] | None) -> tuple[list[Held], Slot] | None:
         if picked is not None:
             self._calls += 1
-            first_tries = sum(not held.retry for held in picked[0])
-            self._retries = min(self._retries + RETRY_PART * first_tries, RETRIES_AT_ONCE)
+            if self._retries < RETRIES_AT_ONCE:
+                first_tries = sum(not held.retry for held in picked[0])
+                self._retries = min(self._retries + RETRY_PART * first_tries, RETRIES_AT_ONCE)
         return picked
 
     # ------------------------------------------------------------------------------------------- workings
 
-    def _pick_lowest(self, now_s: float) -> tuple[list[Held], Slot] | None:
-        self._heap.sort()  # a sorted list is a heap
-        lowest = bisect_left(self._heap, self._heap[-1][0], key=itemgetter(0))
-        return self._pick_from(now_s, lowest)
+    def _in_order(self) -> list[Held]:
+        for lane in self._lanes:
+            lane.sort()  # a sorted list is a heap
+        return [entry[2] for lane in self._lanes for entry in lane]
+
+    def _remove(self, gone: Collection[Held]) -> None:
+        if gone:
+            left = set(gone)
+            self._keep([[entry for entry in lane if entry[2] not in left] for lane in self._lanes])
+
+    def _keep(self, lanes: Sequence[list[Entry]]) -> None:
+        self._lanes = tuple(lanes)
+        self._count = sum(map(len, self._lanes))
+        self._large = sum(entry[2].cost > 1 for lane in self._lanes for entry in lane)
 
     def _pick_fresh(self, now_s: float) -> tuple[list[Held], Slot] | None:
-        self._heap.sort()
-        for i, entry in enumerate(self._heap):
-            if not entry[3].retry and (picked := self._pick_from(now_s, i)) is not None:
+        order = self._in_order()
+        for i, held in enumerate(order):
+            if not held.retry and (picked := self._pick_from(now_s, order, i)) is not None:
                 return picked
         return None
 
     def _pick_fitting(self, now_s: float, *, urgent_only: bool) -> tuple[list[Held], Slot] | None:
-        self._heap.sort()
-        for i, (rank, _, _, _) in enumerate(self._heap):
-            if urgent_only and rank > RANK[Priority.URGENT]:
-                return None
-            if (picked := self._pick_from(now_s, i)) is not None:
+        order = self._in_order()
+        for i in range(len(self._lanes[0]) if urgent_only else len(order)):
+            if (picked := self._pick_from(now_s, order, i)) is not None:
                 return picked
         return None
 
-    def _pick_from(self, now_s: float, first: int) -> tuple[list[Held], Slot] | None:
-        """A call led by entry `first` of the sorted heap, where there is a slot for it."""
-        at = self._best_grant(now_s, first)
+    def _pick_from(self, now_s: float, order: Sequence[Held], first: int) -> tuple[list[Held], Slot] | None:
+        """A call led by the message `first` of all in their order, where there is a slot for it."""
+        at = self._best_grant(now_s, order, first)
         if at is None:
             return None
         grant = self._grants[at]
         del self._grants[at]
-        chosen = self._share(first, grant.cost) if self._heap[first][3].batch_key is not None else [first]
-        taken = [self._heap[k][3] for k in chosen]
-        gone = set(chosen)
-        self._heap = [entry for k, entry in enumerate(self._heap) if k not in gone]
-        self._unused(grant.slot.counted, grant.cost - sum(held.cost for held in taken))
+        taken = self._share(order, first, grant.cost)
+        self._remove(taken)
+        self._waste(grant, grant.cost - sum(held.cost for held in taken))
         return taken, grant.slot
 
-    def _best_grant(self, now_s: float, first: int) -> int | None:
-        """The open slot that best fits a call led by entry `first`: the largest that it can fill, else the smallest
+    def _best_grant(self, now_s: float, order: Sequence[Held], first: int) -> int | None:
+        """The open slot that best fits a call led by that message: the largest that it can fill, else the smallest
         that can carry it."""
-        cost = self._heap[first][3].cost
+        cost = order[first].cost
         open_ones = [(g.cost, i) for i, g in enumerate(self._grants) if g.slot.opens_s <= now_s and g.cost >= cost]
         if not open_ones:
             return None
-        full = sum(self._heap[k][3].cost for k in self._share(first, self._largest))
+        full = sum(held.cost for held in self._share(order, first, self._largest))
         fillable = [(granted, -i) for granted, i in open_ones if granted <= full]
         return -max(fillable)[1] if fillable else min(open_ones)[1]
 
-    def _share(self, first: int, room: float) -> list[int]:
-        """Entries of the sorted heap that go with entry `first` in one call."""
-        leader = self._heap[first][3]
+    def _share(self, order: Sequence[Held], first: int, room: float) -> list[Held]:
+        """Those that go with that message in one call."""
+        leader = order[first]
+        chosen, total = [leader], leader.cost
         if leader.batch_key is None or self._batch == 1:
-            return [first]
-        chosen, total = [first], leader.cost
-        for k in range(first + 1, len(self._heap)):
+            return chosen
+        for k in range(first + 1, len(order)):
             if len(chosen) == self._batch:
                 break
-            held = self._heap[k][3]
+            held = order[k]
             if held.batch_key == leader.batch_key and total + held.cost <= room:
-                chosen.append(k)
+                chosen.append(held)
                 total += held.cost
         return chosen
 
     def _plan(self, most: int) -> list[int]:
         """The costs of the next calls, the most urgent first."""
+        order = self._in_order()
         if self._batch == 1:
-            return [entry[3].cost for entry in sorted(self._heap)[:most]]
-        self._heap.sort()
+            return [held.cost for held in order[:most]]
         planned: list[int] = []
         open_calls: dict[Hashable, list[int]] = {}  # batch key: [index in planned, messages]
-        for _, _, _, held in self._heap:
+        for held in order:
             call = open_calls.get(held.batch_key) if held.batch_key is not None else None
             if call is not None and call[1] < self._batch and planned[call[0]] + held.cost <= self._largest:
                 planned[call[0]] += held.cost
@@ -338,8 +348,8 @@ class Hand:
         grants = self._grants
         while grants and grants[0].slot.closes_s < now_s:
             past = grants.popleft()
-            self._unused(past.slot.counted, past.cost)
+            self._waste(past, past.cost)
 
-
-def _nobody(_counted: Counted, _recipients: int) -> None:
-    """Without a quota nobody counts."""
+    def _waste(self, grant: _Grant, recipients: int) -> None:
+        if self._unused is not None and recipients > 0:
+            self._unused(grant.slot.counted, recipients)

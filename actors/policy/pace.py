@@ -52,7 +52,8 @@ def demands(answers: Iterable[Answer]) -> tuple[bool, float]:
         if answer.scope is Scope.MESSAGE:
             continue
         slow = slow or answer.outcome is Outcome.THROTTLED
-        stay_away_s = max(stay_away_s, answer.retry_after_s or 0.0)
+        if answer.retry_after_s is not None:
+            stay_away_s = max(stay_away_s, answer.retry_after_s)
     return slow, stay_away_s
 
 

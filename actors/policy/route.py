@@ -8,6 +8,7 @@ message or the configuration rules out, is no candidate; what is merely down, pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 from heliograph.actors.model.message import Channel, Message, Priority
 from heliograph.actors.model.provider import ProviderSettings
@@ -65,26 +66,19 @@ class Router:
         self._by_channel: dict[Channel, list[ProviderSettings]] = {channel: [] for channel in Channel}
         for provider in sorted(providers, key=lambda p: p.priority):
             self._by_channel[provider.channel].append(provider)
+        self._all = {channel: Candidates(_grouped(those), {}) for channel, those in self._by_channel.items()}
 
     def candidates(self, message: Message) -> Candidates:
         """Everything that could ever carry this message, and a word for each of the others on its channel."""
-        groups: list[tuple[str, ...]] = []
-        group: list[str] = []
         refused: dict[str, str] = {}
-        priority: int | None = None
         for provider in self._by_channel[message.channel]:
             why = self._refusal(provider, message)
             if why is not None:
                 refused[provider.name] = why
-                continue
-            if provider.priority != priority and group:
-                groups.append(tuple(group))
-                group = []
-            priority = provider.priority
-            group.append(provider.name)
-        if group:
-            groups.append(tuple(group))
-        return Candidates(tuple(groups), refused)
+        if not refused:
+            return self._all[message.channel]
+        left = [provider for provider in self._by_channel[message.channel] if provider.name not in refused]
+        return Candidates(_grouped(left), refused)
 
     def _refusal(self, provider: ProviderSettings, message: Message) -> str | None:
         if message.live and provider.test_only:
@@ -110,3 +104,8 @@ class Router:
         if provider.quota is None:
             return usable
         return min(usable, provider.quota.limit if priority is Priority.URGENT else ordinary(provider.quota))
+
+
+def _grouped(providers: Sequence[ProviderSettings]) -> tuple[tuple[str, ...], ...]:
+    """Names of those given in the order of their priority."""
+    return tuple(tuple(p.name for p in group) for _, group in groupby(providers, key=lambda p: p.priority))

@@ -26,19 +26,23 @@ class Tally:
         self._total = 0
 
     def add(self, now_s: float, amount: int = 1) -> None:
-        self._parts[self._turn(now_s) % PARTS] += amount
+        tick = int(now_s / self._part_s)
+        if tick > self._tick:
+            self._turn(tick)
+        self._parts[self._tick % PARTS] += amount
         self._total += amount
 
     def total(self, now_s: float) -> int:
-        self._turn(now_s)
+        tick = int(now_s / self._part_s)
+        if tick > self._tick:
+            self._turn(tick)
         return self._total
 
     def clear(self) -> None:
         self._parts[:] = [0] * PARTS
         self._total = 0
 
-    def _turn(self, now_s: float) -> int:
-        tick = int(now_s / self._part_s)
+    def _turn(self, tick: int) -> None:
         if tick - self._tick >= PARTS:
             self.clear()
             self._tick = tick
@@ -46,4 +50,3 @@ class Tally:
             self._tick += 1
             self._total -= self._parts[self._tick % PARTS]
             self._parts[self._tick % PARTS] = 0
-        return self._tick

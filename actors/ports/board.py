@@ -90,10 +90,10 @@ class Desk:
         """The actor has taken a message out of its mailbox."""
         self._arrived[priority] += 1
 
-    def done(self, priority: Priority) -> None:
-        """An arrived message was finished or released, and the journal has it."""
-        self._arrived[priority] -= 1
-        self.leave(priority)
+    def done(self, priority: Priority, n: int = 1) -> None:
+        """`n` arrived messages were finished or released, and the journal has them."""
+        self._arrived[priority] -= n
+        self.leave(priority, n)
 
     def publish(
         self,

@@ -5,6 +5,7 @@ Each of these ends one claim; none may be lost while the process lives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -14,7 +15,7 @@ from heliograph.actors.model.message import Tracked
 from heliograph.actors.model.value import value
 
 
-@value(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True)
 class AttemptFinished:
     """A call was made and came to this. `internal`: our own code raised, so the message fails for good.
     `settles`: what was learnt on the way of the earlier attempt without an answer (its number, what)."""
@@ -64,8 +65,8 @@ Ended = AttemptFinished | AttemptReleased | EarlierSettled | AttemptOverdue
 
 
 class Journal(Protocol):
-    def offer(self, message: Ended) -> bool:
-        """Hand over where there is room now."""
+    def offer_all(self, messages: Sequence[Ended]) -> int:
+        """Hand over as many as there is room for now, the first ones first; answers how many."""
 
     async def tell(self, message: Ended) -> None:
         """Hand over, waiting for room. Shielded by the caller: an outcome must get here."""

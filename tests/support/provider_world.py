@@ -62,8 +62,8 @@ class Node:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    def offer(self, message: Ended) -> bool:
-        return False
+    def offer_all(self, messages: Sequence[Ended]) -> int:
+        return 0
 
     async def tell(self, message: Ended) -> None:
         await self.journal_open.wait()

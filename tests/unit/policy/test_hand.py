@@ -26,7 +26,7 @@ def held(
         number=1,
         started_at=NOW,
         deadline_s=deadline_s,
-        expires_at_s=1000.0,
+        lapses_s=deadline_s,
         arrived_s=0.0,
         cost=cost,
         batch_key=key,  # type: ignore[arg-type]
