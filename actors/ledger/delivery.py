@@ -4,8 +4,8 @@ The two hot statements, CLAIM and SENT, each do all of their work for a whole ba
 is not "claimed and then accepted" goes through `edges`.
 
 Prepared statements may live for a while on plans that were made while the tables were small, so they are written such
-that no plan can read more than the rows asked for: `m.id = ANY(…)` is said even where a join says so too, and
-`state || ''` is the state in a form that no partial index on it can serve.
+that no plan can read more than the rows asked for: each table is joined by `id = ANY(ARRAY[…])`, which only a look
+into its index for each row can answer, and `state || ''` is the state in a form that no partial index on it can serve.
 """
 
 from __future__ import annotations
@@ -110,11 +110,12 @@ WITH ended AS (
         throttled = 0, reclaims = 0, passes = 0, tried = NULL, provider = k.provider, reason = NULL,
         waiting_for = NULL, waiting_provider = NULL, unsettled = NULL, unsettled_provider = NULL, landed = NULL,
         touched_by = k.supervisor
-    FROM ended AS e JOIN claims AS k ON k.message_id = e.id AND k.number = e.number AND k.supervisor = %(supervisor)s
-    WHERE m.id = e.id AND m.id = ANY(%(ids)s::text[]) AND m.state || '' = 'queued' AND m.attempts = e.number - 1
+    FROM ended AS e
+    JOIN claims AS k ON k.message_id = ANY(ARRAY[e.id]) AND k.number = e.number AND k.supervisor = %(supervisor)s
+    WHERE m.id = ANY(ARRAY[e.id]) AND m.state || '' = 'queued' AND m.attempts = e.number - 1
     RETURNING m.channel, k.provider, k.started_at, e.*
 ), closed AS (
-    DELETE FROM claims AS k USING moved WHERE k.message_id = moved.id
+    DELETE FROM claims AS k USING moved WHERE k.message_id = ANY(ARRAY[moved.id])
 ), logged AS (
     INSERT INTO attempts (
         message_id, number, provider, started_at, finished_at, outcome, code, detail, provider_message_id
@@ -123,9 +124,9 @@ WITH ended AS (
     FROM moved
 ), counted AS (
     INSERT INTO tallies AS t (writer, channel, counted, present, entered)
-    SELECT %(writer)s, channel, v.counted, sum(present), sum(entered)
-    FROM moved CROSS JOIN (VALUES ('queued', -1, 0), ('sent', 1, 1)) AS v (counted, present, entered)
-    GROUP BY channel, v.counted
+    SELECT %(writer)s, channel, v.counted, n * v.present, n * v.entered
+    FROM (SELECT channel, count(*) AS n FROM moved GROUP BY channel) AS m
+    CROSS JOIN (VALUES ('queued', -1, 0), ('sent', 1, 1)) AS v (counted, present, entered)
     ORDER BY channel, v.counted
     ON CONFLICT (writer, channel, counted) DO UPDATE
     SET present = t.present + excluded.present, entered = t.entered + excluded.entered, updated_at = now()
