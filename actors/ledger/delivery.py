@@ -101,8 +101,9 @@ WITH ended AS (
     SELECT id, number, timestamptz 'epoch' + finished_us * interval '1 microsecond' AS finished_at, code, detail,
            provider_message_id, traced, counted, unknowns
     FROM unnest(
-        %(ids)s::text[], %(numbers)s::integer[], %(finished_us)s::bigint[], %(codes)s::text[], %(details)s::text[],
-        %(provider_message_ids)s::text[], %(traced)s::boolean[], %(counted)s::smallint[], %(unknowns)s::smallint[]
+        (SELECT %(ids)s::text[]), (SELECT %(numbers)s::integer[]), (SELECT %(finished_us)s::bigint[]),
+        (SELECT %(codes)s::text[]), (SELECT %(details)s::text[]), (SELECT %(provider_message_ids)s::text[]),
+        (SELECT %(traced)s::boolean[]), (SELECT %(counted)s::smallint[]), (SELECT %(unknowns)s::smallint[])
     ) AS e (id, number, finished_us, code, detail, provider_message_id, traced, counted, unknowns)
 ), moved AS (
     UPDATE messages AS m SET
