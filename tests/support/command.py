@@ -19,7 +19,7 @@ from heliograph.gateway.cli.state import Folder, Running
 from tests.support.services import wait_until
 
 COMMAND = [sys.executable, "-P", "-m", "heliograph.gateway.cli.main"]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from heliograph.gateway.cli import embedded
 from heliograph.gateway.cli.processes import spawn
 from tests.support.ports import a_free_port
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 _NOT_DURABLE: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 
 
