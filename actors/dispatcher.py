@@ -49,7 +49,7 @@ LINED_S: Final = 1.0
 LOOKED_AT_S: Final = 0.0004
 """A rest for each message that had to be lined up: looking through a long lane is not to keep the calls waiting."""
 OUTAGE_S: Final = 1.0
-LANDING_S: Final = 0.85
+LANDING_S: Final = 0.75
 """After the longest call its answer has so long to be written; with the reaper's look it is within a second that what a
 dead owner had begun is closed."""
 HELD: Final = "held"

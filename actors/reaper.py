@@ -24,8 +24,9 @@ log = structlog.get_logger()
 EVERY_S: Final = 1.0
 AHEAD_S: Final = 2 * EVERY_S
 """More than lies between two looks, so that each is seen coming."""
-SOON_S: Final = 0.1
-"""Within so much of its time an overdue claim is looked at, not by all supervisors in the same instant."""
+SOON_S: Final = 0.25
+"""Within so much of its time an overdue claim is looked at: not by all supervisors in the same instant. So mostly the
+first has closed it when the others look, and their journals do not wait for each other."""
 AFTER_OUTAGE_S: Final = 5.0
 AGAIN_S: Final = 10.0
 """The journal forgets nothing that it was told. Where it is behind, all who look would else keep it so."""
@@ -79,7 +80,7 @@ class Reaper:
     def _until_next(self, coming: Sequence[Overdue]) -> float:
         chance = self._clock.random.random()
         wait_s = EVERY_S * (1 + chance / 2)
-        return min(wait_s, coming[0].due_in_s + SOON_S * (1 + chance) / 2) if coming else wait_s
+        return min(wait_s, coming[0].due_in_s + SOON_S * (1 + 4 * chance) / 5) if coming else wait_s
 
 
 def _key(overdue: Overdue) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from tests.support.couriers import ACCEPTED
 from tests.support.journal_world import HOLD_S, JournalWorld
 from tests.support.stage import Stage
 
-LOOKS_S = 0.1
+LOOKS_S = 0.25
 """After its time an attempt is closed within so much."""
 
 
