@@ -3,11 +3,11 @@
 All commands of one link are about keys of one hash tag. Where the URL names a node of a Redis Cluster, which a new
 connection finds out for itself, the link goes to the node that serves its tag, and follows the tag when that moves.
 
-redis-py reads the URL, hiredis packs commands and reads answers, and the rest is here: through an asyncio client a
-round trip costs five times as much (docs/decisions/0010). Three rules hold for every command. It is never cancelled
-in flight: its caller may be cancelled until it is sent, and then it ends by its own limit of time. It is never
-repeated: whether it took effect after a failure is for the caller to find out. And every new connection asks which
-server it reached (its `run_id`, new at each start), for a new server may hold nothing, or old lists.
+hiredis packs commands and reads answers, and the rest is here: through an asyncio client a round trip costs five times
+as much (docs/decisions/0010). Three rules hold for every command. It is never cancelled in flight: its caller may be
+cancelled until it is sent, and then it ends by its own limit of time. It is never repeated: whether it took effect
+after a failure is for the caller to find out. And every new connection asks which server it reached (its `run_id`,
+new at each start), for a new server may hold nothing, or old lists.
 """
 
 from __future__ import annotations
@@ -25,15 +25,9 @@ from typing import Any, Final
 
 import hiredis
 import trio
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    ConnectionPool,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
 
 from heliograph.actors.model.errors import QueueDown
+from heliograph.actors.queue.place import Place
 
 LIMIT_S: Final = 2.0
 READ: Final = 65_536
@@ -97,36 +91,29 @@ class Exchange:
 
 
 class Nodes:
-    """Where the server is or, of a cluster, the nodes: first by the URL, then as they tell. Each is a connection as
-    redis-py describes it, which is never opened."""
+    """Where the server is or, of a cluster, the nodes: first by the URL, then as they tell."""
 
     def __init__(self, url: str) -> None:
-        pool = ConnectionPool.from_url(url)
-        self._class = pool.connection_class
-        self._settings = pool.connection_kwargs
-        self._known = deque([self._settings])
+        self._first = Place.of(url)
+        self._known = deque([self._first])
 
-    def next(self) -> AbstractConnection:
+    def next(self) -> Place:
         """Who is to be asked now: another one each time, until one has answered."""
-        settings = self._known[0]
+        place = self._known[0]
         self._known.rotate(-1)
-        return self._class(**settings)
+        return place
 
     def answered(self) -> None:
         """The one that `next` gave is asked first from now on."""
         self._known.rotate(1)
 
-    def at(self, host: str, port: int) -> AbstractConnection:
-        return self._class(**self._settings_at(host, port))
+    def at(self, host: str, port: int) -> Place:
+        return self._first.at(host, port)
 
     def learn(self, addresses: Iterable[tuple[str, int]]) -> None:
         for host, port in addresses:
-            if (settings := self._settings_at(host, port)) not in self._known:
-                self._known.append(settings)
-
-    def _settings_at(self, host: str, port: int) -> dict[str, Any]:
-        """A node that knows no name of its own is where the one is that was asked."""
-        return self._settings | {"port": port} | ({"host": host} if host else {})
+            if (place := self.at(host, port)) not in self._known:
+                self._known.append(place)
 
 
 class _Line:
@@ -141,19 +128,16 @@ class _Line:
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace", notEnoughData=_Line)
 
     @classmethod
-    async def to(cls, node: AbstractConnection) -> _Line:
-        match node:
-            case UnixDomainSocketConnection():
-                transport = await trio.open_unix_socket(node.path)
-            case Connection():
-                transport = await trio.open_tcp_stream(node.host, int(node.port))
-            case _:
-                raise ValueError(f"there is no way to Redis by {type(node).__name__}")
+    async def to(cls, place: Place) -> _Line:
+        if place.path is not None:
+            transport = await trio.open_unix_socket(place.path)
+        else:
+            transport = await trio.open_tcp_stream(place.host, place.port)
         descriptor = transport.socket.fileno()
-        if not isinstance(node, SSLConnection):
+        if place.tls is None:
             return cls(transport, descriptor)
-        context = node.ssl_context.get()
-        return cls(trio.SSLStream(transport, context, server_hostname=node.host, https_compatible=True), descriptor)
+        secured = trio.SSLStream(transport, place.tls, server_hostname=place.host, https_compatible=True)
+        return cls(secured, descriptor)
 
     def is_over(self) -> bool:
         """Whether the server has hung up. Known before anything is sent, it is no failure of what is asked next."""
@@ -310,9 +294,9 @@ class Link:
         await self._hang_up()
         return await self._greet(self._nodes.at(host, port))
 
-    async def _greet(self, node: AbstractConnection) -> tuple[_Line, Mapping[str, str]]:
-        self._line = line = await _Line.to(node)
-        *_, told = _accepted(await line.ask([*_greeting(node, self._name), ("INFO", "server")]))
+    async def _greet(self, place: Place) -> tuple[_Line, Mapping[str, str]]:
+        self._line = line = await _Line.to(place)
+        *_, told = _accepted(await line.ask([*_greeting(place, self._name), ("INFO", "server")]))
         return line, _facts(told)
 
     async def _hang_up(self) -> None:
@@ -346,12 +330,12 @@ def _why(error: Exception) -> str:
     return str(cause) or type(cause).__name__
 
 
-def _greeting(node: AbstractConnection, name: str) -> list[Command]:
-    login = [word for word in (node.username, node.password) if word]
+def _greeting(place: Place, name: str) -> list[Command]:
+    login = [word for word in (place.username, place.password) if word]
     greeting: list[Command] = [("AUTH", *login)] if login else []
     greeting.append(("CLIENT", "SETNAME", name))
-    if node.db:
-        greeting.append(("SELECT", node.db))
+    if place.database:
+        greeting.append(("SELECT", place.database))
     return greeting
 
 
