@@ -87,6 +87,7 @@ def under_load(bench: Bench, count: int) -> dict[str, float]:
 
 def with_backlog(bench: Bench, database: str, store: RedisServer, count: int, seconds: float) -> dict[str, float]:
     fill_backlog(database, count)
+    store.flush()  # and the next supervisor fills it from the ledger
     with redis.Redis.from_url(store.url) as client, bench.running("delivery,dead-letters") as process:
         empty = client.info("memory")["used_memory"]
 

@@ -61,7 +61,7 @@ class Round:
 
     def works(self) -> None:
         before = self._sent()
-        wait_until(lambda: self._sent() > before, "something is sent", within_s=60)
+        wait_until(lambda: self._sent() > before, "something is sent", within_s=180)
 
 
 def main() -> None:
