@@ -130,7 +130,7 @@ class ProviderActor:
         )
         self._nursery: trio.Nursery
         self._idle = trio.lowlevel.ParkingLot()
-        self._senders = self._looking = self._busy = self._ordinary = self._in_air = 0
+        self._senders = self._looking = self._busy = self._ordinary = 0
         self._most_ordinary = settings.concurrency - settings.concurrency // URGENT_PART
         self._draining = False
         self._all_sent = trio.Event()
@@ -155,7 +155,7 @@ class ProviderActor:
         await self._courier.aclose()
 
     def report(self) -> ProviderReport:
-        return self._accord.report(in_flight=self._in_air)
+        return self._accord.report(in_flight=self._desk.in_air)
 
     # ---------------------------------------------------------------------------------- the mailbox, the end
 
@@ -379,7 +379,8 @@ class ProviderActor:
             if call.begun_s is None:
                 self._accord.unused(call.slot.counted, call.cost)
             else:
-                self._in_air -= len(call.held)
+                for held in call.held:
+                    self._desk.lands(held.priority)
 
     def _begin(self, call: _Call) -> None:
         """The last look, in the same slice as the first byte. A courier that had to begin anew looks again."""
@@ -401,9 +402,9 @@ class ProviderActor:
                 self._accord.unused(call.slot.counted, call.cost)
             call.slot = slot
         if call.begun_s is None:
-            self._in_air += len(call.held)
             self._accord.handed_over(call.cost, now_s)
             for held in call.held:
+                self._desk.take_off(held.priority)
                 self._meters.slot_wait.observe(now_s - held.arrived_s)
         call.begun_s, call.epoch = now_s, self._accord.epoch
 

@@ -1,13 +1,14 @@
 """What a dispatcher may know of a provider: whether it can be asked, and how many more messages it has room for.
 
-A message that is claimed has to be called within its send window (two seconds), so no more are claimed than the
-provider's rate takes within about one. Within that, enough are claimed to keep all calls going while the next
-claims are on their way: as many as were completed within the last half second.
+Enough are claimed to keep all calls going while the next claims are on their way: as many as were completed within the
+last half second. But a message that is claimed has to be called within its send window (two seconds), so no more wait
+for their call than the provider's rate takes within about one; those in the air are no part of that.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,17 +36,26 @@ class ProviderView:
 
 
 def window(*, concurrency: int, batch: int, completed: int, rate: float) -> int:
-    """How many messages one supervisor may hold for a provider. `completed`: within the last PREFETCH_S; `rate`: this
-    supervisor's part, in messages per second.
+    """How many messages one supervisor may hold for a provider, with those in the air. `completed`: within the last
+    PREFETCH_S; `rate`: this supervisor's part, in messages per second.
 
     >>> window(concurrency=32, batch=1, completed=0, rate=14)
-    14
+    39
     >>> window(concurrency=64, batch=1, completed=5000, rate=1e6)
     1024
     """
     calls = concurrency * batch
     prefetch = min(max(completed, min(calls, rate * PREFETCH_S)), MOST_PREFETCH)
-    return max(1, math.ceil(min(calls + prefetch, rate * CLAIMED_AHEAD_S)))
+    return math.ceil(calls + prefetch)
+
+
+def ahead(rate: float) -> int:
+    """How many of them may wait for their call.
+
+    >>> ahead(14), ahead(0.1)
+    (14, 1)
+    """
+    return max(1, math.ceil(min(rate * CLAIMED_AHEAD_S, sys.maxsize)))
 
 
 def room(window: int, held: Mapping[Priority, int], priority: Priority) -> int:

@@ -16,7 +16,7 @@ import trio
 
 from heliograph.actors.model.message import Priority, WaitingFor
 from heliograph.actors.model.provider import Controls, ProviderSettings
-from heliograph.actors.policy.availability import ProviderView, room, window
+from heliograph.actors.policy.availability import ProviderView, ahead, room, window
 
 AWAY_S: Final = 1.0
 """When to look again at a provider whose actor has crashed; nobody knows when the next one begins."""
@@ -33,11 +33,13 @@ class Desk:
         self.controls: Controls | None = None
         self._waiting = waiting
         self._window = window(concurrency=settings.concurrency, batch=settings.batch, completed=0, rate=settings.rate)
+        self._ahead = ahead(settings.rate)
         self._blocked_until_s = -inf
         self._blocked_for: WaitingFor | None = None
         self._spared: tuple[float, WaitingFor] | None = None
         self._away = False
         self._held = dict.fromkeys(Priority, 0)
+        self._in_air = dict.fromkeys(Priority, 0)
         self._freed = 0
         self._arrived = dict.fromkeys(Priority, 0)
 
@@ -45,7 +47,11 @@ class Desk:
 
     def room(self, priority: Priority) -> int:
         """How many more messages of this priority may be claimed for it."""
-        return room(self._window, self._held, priority)
+        free = room(self._window, self._held, priority)
+        if self._ahead >= self._window:
+            return free
+        waiting = {p: held - self._in_air[p] for p, held in self._held.items()}
+        return min(free, room(self._ahead, waiting, priority))
 
     def blocked(self, now_s: float, priority: Priority = Priority.NORMAL) -> tuple[float, WaitingFor] | None:
         """None where it can be asked; else for how many seconds it cannot, and why. Urgent messages may be spared."""
@@ -57,6 +63,10 @@ class Desk:
         if why is None or until_s <= now_s:
             return None
         return until_s - now_s, why
+
+    @property
+    def in_air(self) -> int:
+        return sum(self._in_air.values())
 
     @property
     def held(self) -> int:
@@ -78,8 +88,11 @@ class Desk:
     def leave(self, priority: Priority, n: int = 1) -> None:
         """`n` that had entered were never handed over."""
         self._held[priority] -= n
+        self._free(n)
+
+    def _free(self, n: int) -> None:
         self._freed += n
-        if self._freed >= self._window // _WAKE_PART:
+        if self._freed >= min(self._window, self._ahead) // _WAKE_PART:
             self._freed = 0
             if self._waiting:
                 self._waiting.unpark_all()
@@ -95,21 +108,32 @@ class Desk:
         self._arrived[priority] -= n
         self.leave(priority, n)
 
+    def take_off(self, priority: Priority) -> None:
+        """An arrived message is being called for until it `lands`: meanwhile another one may wait in its stead."""
+        self._in_air[priority] += 1
+        if self._ahead < self._window:
+            self._free(1)
+
+    def lands(self, priority: Priority) -> None:
+        self._in_air[priority] -= 1
+
     def publish(
         self,
         *,
         window: int,
+        ahead: int | None = None,
         blocked_until_s: float,
         blocked_for: WaitingFor | None,
         spared: tuple[float, WaitingFor] | None = None,
     ) -> None:
         """`blocked_for` None: it can be asked. `spared`: until when and why it is only for urgent messages."""
-        more = window > self._window
+        ahead = window if ahead is None else ahead
+        more = window > self._window or ahead > self._ahead
         sooner = self._blocked_for is not None and (blocked_for is None or blocked_until_s < self._blocked_until_s)
         sooner = sooner or (self._spared is not None and (spared is None or spared[0] < self._spared[0]))
         stopped = blocked_for is not None and self._blocked_for is None  # then its line goes to others
-        self._window, self._blocked_until_s, self._blocked_for = window, blocked_until_s, blocked_for
-        self._spared = spared
+        self._window, self._ahead = window, ahead
+        self._blocked_until_s, self._blocked_for, self._spared = blocked_until_s, blocked_for, spared
         if sooner or more or stopped:
             self._waiting.unpark_all()
 

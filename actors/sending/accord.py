@@ -31,7 +31,7 @@ from heliograph.actors.model.attempt import Answer, Outcome
 from heliograph.actors.model.errors import LedgerDown, QueueDown
 from heliograph.actors.model.message import WaitingFor
 from heliograph.actors.model.provider import BreakerState, Controls, ProviderReport, ProviderSettings, account_mark
-from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, window
+from heliograph.actors.policy.availability import PREFETCH_S, Stop, Stops, ahead, window
 from heliograph.actors.policy.breaker import Admission, Breaker, Evidence, Verdict, weigh
 from heliograph.actors.policy.bucket import HORIZON_S, shape
 from heliograph.actors.policy.hand import Counted, Hand, Held
@@ -621,6 +621,7 @@ class Accord:
             until_s, why = breaker_until_s, WaitingFor.BREAKER
         self._desk.publish(
             window=self._window(now_s, rate) if admission is Admission.GO else self._probe_window,
+            ahead=ahead(rate / self._supervisors()) if admission is Admission.GO else None,
             blocked_until_s=until_s,
             blocked_for=why,
             spared=self._stops.last(now_s),

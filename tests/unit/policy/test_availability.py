@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from heliograph.actors.model.message import Priority, WaitingFor
-from heliograph.actors.policy.availability import Stop, Stops, room, window
+from heliograph.actors.policy.availability import Stop, Stops, ahead, room, window
 
 URGENT, NORMAL, BULK = Priority
 
 
-def test_a_slow_provider_holds_about_a_second_of_its_rate() -> None:
-    assert window(concurrency=32, batch=1, completed=7, rate=14) == 14
-    assert window(concurrency=32, batch=1, completed=0, rate=0.1) == 1
+def test_about_a_second_of_the_rate_may_wait_for_its_call_and_always_one() -> None:
+    assert [ahead(rate) for rate in (14, 0.1, 1e6, inf)] == [14, 1, 1_000_000, sys.maxsize]
 
 
 def test_a_fast_one_holds_what_it_completes_while_claims_are_on_their_way() -> None:

@@ -51,6 +51,42 @@ def test_blocked_says_for_how_long_and_why_and_runs_out() -> None:
     assert (view.blocked_until_s, view.blocked_for, view.room[Priority.URGENT]) == (5.0, WaitingFor.BREAKER, 10)
 
 
+def take_off(desk: Desk, count: int, priority: Priority = Priority.URGENT) -> None:
+    for _ in range(count):
+        desk.take_off(priority)
+
+
+def test_what_is_in_the_air_takes_no_place_of_what_may_wait_for_its_call() -> None:
+    _, desk = a_board()
+    desk.publish(window=30, ahead=20, blocked_until_s=0.0, blocked_for=None)
+    assert fill(desk) == 20
+    take_off(desk, 8)
+    assert fill(desk) == 8
+    take_off(desk, 20)
+    assert fill(desk) == 2, "with those in the air it holds no more than its window"
+    for _ in range(28):
+        desk.lands(Priority.URGENT)
+    desk.leave(Priority.URGENT, 28)
+    assert fill(desk) == 18
+
+
+def test_bulk_has_its_part_of_what_may_wait_whatever_is_in_the_air() -> None:
+    _, desk = a_board()
+    desk.publish(window=100, ahead=20, blocked_until_s=0.0, blocked_for=None)
+    desk.enter(Priority.BULK, 10)
+    assert desk.room(Priority.BULK) == 0
+    take_off(desk, 10, Priority.BULK)
+    assert desk.room(Priority.BULK) == 10
+
+
+async def test_a_call_that_begins_wakes_who_waits_for_room(autojump_clock: object) -> None:
+    board, desk = a_board()
+    desk.publish(window=100, ahead=16, blocked_until_s=0.0, blocked_for=None)
+    desk.enter(Priority.URGENT, 16)
+    trio.lowlevel.current_trio_token().run_sync_soon(take_off, desk, 2)
+    assert await woken(board)
+
+
 def test_after_a_crash_only_what_waits_in_the_mailbox_counts() -> None:
     _, desk = a_board()
     desk.enter(Priority.NORMAL, 5)
