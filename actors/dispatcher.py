@@ -377,6 +377,9 @@ class Dispatcher:
                 deliver = Deliver(loaded.tracked, claim.number, claim.started_at, deadline_s, expires_at_s)
                 won_by[provider].append(deliver)
             for provider, delivers in won_by.items():
+                if self._board.desk(provider).away:  # it crashed meanwhile: their right would be over before it is back
+                    await self._release(delivers)
+                    continue
                 handed = self._providers[provider].offer_all(delivers)
                 for deliver in delivers[:handed]:
                     del lost[deliver.tracked.message.id]
@@ -392,10 +395,15 @@ class Dispatcher:
         try:
             await to.tell(deliver)
         except ActorStopped:  # draining: the claim was never used
-            await self._ledger.release([(message.id, deliver.number)], supervisor=self._supervisor)
-            await self._give_back([Hint(message.id, message.lane)])
+            await self._release([deliver])
         else:
             del lost[message.id]
+
+    async def _release(self, delivers: Sequence[Deliver]) -> None:
+        messages = [deliver.tracked.message for deliver in delivers]
+        claims = [(message.id, deliver.number) for message, deliver in zip(messages, delivers, strict=True)]
+        await self._ledger.release(claims, supervisor=self._supervisor)
+        await self._give_back([Hint(message.id, message.lane) for message in messages])
 
     def _choose(self, loaded: Loaded, plan: _Plan, *, lined: bool) -> Choice:
         message, standing = loaded.tracked.message, loaded.tracked.standing

@@ -26,7 +26,8 @@ _WAKE_PART: Final = 8
 
 class Desk:
     """Before its actor has published anything a provider has the room that its settings allow. `controls` is the
-    operators' last word on it: the actor keeps it here, where it outlives a crash."""
+    operators' last word on it: the actor keeps it here, where it outlives a crash. `away`: its actor has crashed, and
+    the next one has not begun."""
 
     def __init__(self, settings: ProviderSettings, waiting: trio.lowlevel.ParkingLot) -> None:
         self.settings = settings
@@ -37,7 +38,7 @@ class Desk:
         self._blocked_until_s = -inf
         self._blocked_for: WaitingFor | None = None
         self._spared: tuple[float, WaitingFor] | None = None
-        self._away = False
+        self.away = False
         self._held = dict.fromkeys(Priority, 0)
         self._in_air = dict.fromkeys(Priority, 0)
         self._freed = 0
@@ -55,7 +56,7 @@ class Desk:
 
     def blocked(self, now_s: float, priority: Priority = Priority.NORMAL) -> tuple[float, WaitingFor] | None:
         """None where it can be asked; else for how many seconds it cannot, and why. Urgent messages may be spared."""
-        if self._away:
+        if self.away:
             return AWAY_S, WaitingFor.PROVIDER
         until_s, why = self._blocked_until_s, self._blocked_for
         if priority is not Priority.URGENT and self._spared is not None and self._spared[0] > until_s:
@@ -139,11 +140,11 @@ class Desk:
 
     def vacate(self) -> None:
         """The actor has crashed: nothing is to be claimed for it until another one begins."""
-        self._away = True
+        self.away = True
 
     def reset(self) -> None:
         """A new actor begins: what the old one had taken out of its mailbox is gone, the rest still waits in it."""
-        self._away = False
+        self.away = False
         for priority in Priority:
             self._held[priority] -= self._arrived[priority]
             self._arrived[priority] = 0

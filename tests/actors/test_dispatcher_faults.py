@@ -65,6 +65,26 @@ async def test_a_long_outage_of_the_ledger_loses_nothing_and_is_told_once(stage:
     assert [entry["event"] for entry in logs] == ["dispatcher.waits"]
 
 
+async def test_claims_for_a_provider_that_crashed_meanwhile_are_released_and_not_left_to_the_reaper(
+    stage: Stage, autojump_clock: object
+) -> None:
+    world = DispatchWorld(stage, provider("x"))
+
+    async def crash(name: str) -> None:
+        if name == "claim":
+            world.board.desk("x").vacate()
+
+    world.ledger = Before(world.ledger, crash)
+    await world.start()
+    hints = await world.post(3)
+    await trio.sleep(SOON)
+    assert (world.handed("x"), world.held("x")) == ([], 0)
+    assert {await stage.state(hint) for hint in hints} == {State.QUEUED}
+    assert await stage.ledger.delivery.overdue(9) == []
+    await trio.sleep(1.5)
+    assert sorted(world.delayed()) == ids(hints)
+
+
 async def test_where_the_answer_to_a_claim_is_lost_nothing_is_sent_and_the_room_is_free_again(
     stage: Stage, autojump_clock: object
 ) -> None:
