@@ -297,10 +297,15 @@ def port_is_free(host: str, port: int) -> bool:
 
 def claim_port(port: int) -> socket.socket | None:
     """Tell every other `up` on this machine that the port is ours, though nothing listens there yet; None: it is
-    another's. Holds until it is closed or this process dies. A name in the kernel, of the same network namespace."""
+    another's. Holds until it is closed or this process dies."""
+    return claim_name(f"heliograph-port-{port}")
+
+
+def claim_name(name: str) -> socket.socket | None:
+    """A name in the kernel, of the same network namespace; None: another has it. It goes with the socket."""
     claim = socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0heliograph-port-{port}")
+        claim.bind(f"\0{name}")
     except OSError:
         claim.close()
         return None

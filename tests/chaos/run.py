@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.beside import beside
 from tests.chaos.clients import Clients
 from tests.chaos.cluster import Cluster, Ground, tracebacks
 from tests.chaos.judge import Evidence, Verdict, judge
@@ -78,8 +79,8 @@ def run(plan: Plan, tell: Callable[[str], None], ground: Ground | None = None) -
         clients = Clients(cluster.gateways, cluster.key, plan.posted, plan.seed)
         watch = Watch(lambda: cluster.redis.url, PROVIDERS)
         waits = Waits(lambda: [s.process.child.pid for s in cluster.supervisors.values()])
-        stack.enter_context(watch.runs())
-        stack.enter_context(waits.runs())
+        stack.enter_context(beside(watch.look_on))
+        stack.enter_context(beside(waits.look_on))
         return _Run(cluster, clients, watch, waits, tell).run()
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,20 +23,9 @@ class Waits:
 
     def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
         self._pids = pids
-        self._end = threading.Event()
         self._known: dict[int, int] = {}
         self._looked_s: list[float] = []
         self._waited_s: list[float] = []
-
-    @contextmanager
-    def runs(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._look_on, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join(10)
 
     def before(self, at_s: float) -> float:
         """The longest that any of them had waited when it got a processor again, about `at_s`: it is put to account at
@@ -44,8 +33,8 @@ class Waits:
         look = bisect_left(self._looked_s, at_s)
         return sum(self._waited_s[max(0, look - 1) : look + 1])
 
-    def _look_on(self) -> None:
-        while not self._end.wait(EVERY_S):
+    def look_on(self, end: threading.Event) -> None:
+        while not end.wait(EVERY_S):
             waited_ns = max((self._since(pid) for pid in list(self._pids())), default=0)
             self._waited_s.append(waited_ns / 1e9)
             self._looked_s.append(time.time())

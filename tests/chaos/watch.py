@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import redis
@@ -23,33 +22,22 @@ class Watch:
     def __init__(self, url: Callable[[], str], providers: Sequence[str]) -> None:
         self._url = url
         self._providers = providers
-        self._end = threading.Event()
         self._open: dict[str, Span] = {}
         self._closed: list[Span] = []
-
-    @contextmanager
-    def runs(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._look_on, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join(10)
 
     def spans(self) -> list[Span]:
         return [*self._closed, *self._open.values()]
 
-    def _look_on(self) -> None:
-        while not self._end.is_set():
+    def look_on(self, end: threading.Event) -> None:
+        while not end.is_set():
             url = self._url()
             with redis.Redis.from_url(url, decode_responses=True, socket_timeout=BREAK_S) as client:
                 try:
-                    while not self._end.wait(EVERY_S) and self._url() == url:
+                    while not end.wait(EVERY_S) and self._url() == url:
                         for provider in self._providers:
                             self._look(client, provider)
                 except redis.RedisError:
-                    self._end.wait(EVERY_S)
+                    end.wait(EVERY_S)
 
     def _look(self, client: redis.Redis, provider: str) -> None:
         asked_s = time.time()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
 
 import pytest
 import trio
-import trio.testing
 
 from heliograph.actors.kernel.clock import SystemClock
 from heliograph.actors.ports.coordination import Coordination
@@ -18,11 +15,10 @@ from heliograph.actors.queue.redis import open_queue
 from heliograph.gateway.cli.embedded import make_secret
 from tests.contract.coordination_suite import CoordinationSuite
 from tests.contract.queue_suite import QueueSuite
+from tests.support.kept import Kept
 from tests.support.ports import a_free_port
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import SIZE, Cluster, slot_of
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +36,13 @@ def clusters(places: list[int]) -> Iterator[list[Cluster]]:
         each.remove()
 
 
-class ClusterWorld:
+class ClusterWorld(Kept):
     """Two clusters, one of which answers, behind an address for each place in it."""
 
     def __init__(self, nursery: trio.Nursery, clusters: list[Cluster], places: list[int]) -> None:
-        self._nursery = nursery
+        super().__init__(nursery)
         self._clusters = list(clusters)
         self._proxies = [Proxy(node.port, place) for node, place in zip(clusters[0].nodes, places, strict=True)]
-        self._over = trio.Event()
 
     async def start(self) -> None:
         for proxy in self._proxies:
@@ -55,34 +50,21 @@ class ClusterWorld:
         for each in self._clusters:
             each.flush()
 
-    async def close(self) -> None:
-        self._over.set()
-        await trio.testing.wait_all_tasks_blocked()
-        self._nursery.cancel_scope.cancel()
-
     @property
     def url(self) -> str:
         first = self._clusters[0].nodes[0]
         return first.url.replace(f":{first.port}", f":{self._proxies[0].port}")
 
     async def queue(self, supervisor: str) -> Queue:
-        queue = await self._keep(open_queue(self.url, supervisor))
+        queue = await self.keep(open_queue(self.url, supervisor))
         await queue.open("g1")
         return queue
 
     async def coordination(self, supervisor: str) -> Coordination:
-        return await self._keep(open_coordination(self.url, supervisor, self.boot_s))
+        return await self.keep(open_coordination(self.url, supervisor, self.boot_s))
 
     def boot_s(self) -> float:
         return SystemClock().boot_s()
-
-    async def _keep(self, opening: AbstractAsyncContextManager[T]) -> T:
-        async def live(task_status: trio.TaskStatus[T]) -> None:
-            async with opening as opened:
-                task_status.started(opened)
-                await self._over.wait()
-
-        return await self._nursery.start(live)  # type: ignore[no-any-return]
 
     async def flush(self) -> None:
         self._clusters[0].flush()

@@ -11,7 +11,7 @@ import random
 import socket
 from typing import Final
 
-from heliograph.gateway.cli.embedded import HOST, port_is_free
+from heliograph.gateway.cli.embedded import HOST, claim_name, port_is_free
 
 OURS: Final = range(15_000, 32_000)
 _claims: Final[list[socket.socket]] = []
@@ -19,20 +19,11 @@ _claims: Final[list[socket.socket]] = []
 
 def a_free_port() -> int:
     for port in random.sample(OURS, len(OURS)):
-        if _claimed(port):
-            if port_is_free(HOST, port):
-                return port
-            _claims.pop().close()
-    raise OSError(f"no port of {OURS} is free")
-
-
-def _claimed(port: int) -> bool:
-    """By a name in the kernel, which goes with this process however it ends."""
-    claim = socket.socket(socket.AF_UNIX)
-    try:
-        claim.bind(f"\0heliograph-test-port-{port}")
-    except OSError:
+        # By a name in the kernel, which goes with this process however it ends.
+        if (claim := claim_name(f"heliograph-test-port-{port}")) is None:
+            continue
+        if port_is_free(HOST, port):
+            _claims.append(claim)
+            return port
         claim.close()
-        return False
-    _claims.append(claim)
-    return True
+    raise OSError(f"no port of {OURS} is free")

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import trio
 import trio.testing
 
 from tests.support.eventually import eventually
+from tests.support.kept import Kept
 from tests.support.proxy import Proxy
 from tests.support.services import RedisServer
 
-T = TypeVar("T")
 
-
-class RedisWorld:
-    """Adapters opened through `keep` live in tasks of their own until `close`."""
-
+class RedisWorld(Kept):
     def __init__(self, nursery: trio.Nursery, *servers: RedisServer) -> None:
-        self._nursery = nursery
+        super().__init__(nursery)
         self._servers = list(servers)
         self._proxy = Proxy(_port(servers[0]))
-        self._over = trio.Event()
 
     async def start(self) -> None:
         for server in self._servers:
             server.flush()
         await self._nursery.start(self._proxy.serve)
-
-    async def close(self) -> None:
-        self._over.set()
-        await trio.testing.wait_all_tasks_blocked()
-        self._nursery.cancel_scope.cancel()
 
     @property
     def server(self) -> RedisServer:
@@ -43,14 +32,6 @@ class RedisWorld:
     @property
     def url(self) -> str:
         return self.server.url.replace(f":{_port(self.server)}", f":{self._proxy.port}")
-
-    async def keep(self, opening: AbstractAsyncContextManager[T]) -> T:
-        async def live(task_status: trio.TaskStatus[T]) -> None:
-            async with opening as opened:
-                task_status.started(opened)
-                await self._over.wait()
-
-        return await self._nursery.start(live)  # type: ignore[no-any-return]
 
     async def flush(self) -> None:
         self.server.flush()
